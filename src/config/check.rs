@@ -1,0 +1,164 @@
+//! What the text alone can have wrong across its parts: names used and not defined, or
+//! defined twice. No file that the configuration names is opened here.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::decode::nearest;
+use super::fault::{Fault, Located, Place, Source, printable, quoted};
+use super::load::Loaded;
+use super::model::KeyModel;
+use super::tenant_model::TenantModel;
+use crate::names::{ServerName, ServerPattern, TenantId};
+
+pub fn cross_references(loaded: &Loaded, faults: &mut Vec<Fault>) {
+    listeners(loaded, faults);
+    if let Some(tokens) = &loaded.edge.tokens {
+        key_ids(&loaded.source, &tokens.signing_keys, faults);
+    }
+    let mut ids = Taken::default();
+    let mut names = Taken::default();
+    for (source, tenant) in &loaded.tenants {
+        ids.claim(source, &tenant.id, "tenant id", &tenant.id.value, faults);
+        for name in &tenant.server_names {
+            names.claim(source, name, "server name", &tenant.id.value, faults);
+        }
+        upstream(loaded, source, tenant, faults);
+        tokens(loaded, source, tenant, faults);
+    }
+}
+
+/// The name that `{server_name}` stands for: the tenant's first without a star.
+pub fn first_server_name(tenant: &TenantModel) -> Option<&ServerName> {
+    tenant.server_names.iter().find_map(|name| match &name.value {
+        ServerPattern::Exact(name) => Some(name),
+        ServerPattern::Wildcard(_) => None,
+    })
+}
+
+/// Whether a tenant's token endpoint is on: as it says; else where there is a `tokens`
+/// section for it, its own or the edge's.
+pub fn tokens_enabled(loaded: &Loaded, tenant: &TenantModel) -> bool {
+    match &tenant.tokens {
+        Some(tokens) => tokens.enabled.unwrap_or(true),
+        None => loaded.edge.tokens.is_some(),
+    }
+}
+
+/// Names that are given once, and where.
+struct Taken<'l, T>(HashMap<&'l T, (&'l TenantId, &'l Source, Place)>);
+
+impl<T> Default for Taken<'_, T> {
+    fn default() -> Self {
+        Taken(HashMap::new())
+    }
+}
+
+impl<'l, T: Eq + Hash + std::fmt::Display> Taken<'l, T> {
+    fn claim(
+        &mut self,
+        source: &'l Source,
+        name: &'l Located<T>,
+        what: &str,
+        tenant: &'l TenantId,
+        faults: &mut Vec<Fault>,
+    ) {
+        let Some((first, other, at)) = self.0.get(&name.value) else {
+            self.0.insert(&name.value, (tenant, source, name.at));
+            return;
+        };
+        let place =
+            format!("{}:{}:{}", printable(&other.path.to_string_lossy()), at.line, at.column);
+        let message = format!("the {what} `{}` is given twice", name.value);
+        let help = format!("first given to tenant `{first}` at {place}");
+        faults.push(Fault::at(source, name.at, message).help(help));
+    }
+}
+
+fn listeners(loaded: &Loaded, faults: &mut Vec<Fault>) {
+    let source = &loaded.source;
+    let mut binds = HashMap::new();
+    for listener in &loaded.edge.listeners {
+        let bind = &listener.bind;
+        // Port 0 asks the system for any free port.
+        if bind.value.port() != 0
+            && let Some(line) = binds.insert(bind.value, bind.at.line)
+        {
+            let message = format!("two listeners bind {}", bind.value);
+            faults.push(Fault::at(source, bind.at, message).help(format!("see line {line}")));
+        }
+        let Some(default) = &listener.default_tenant else { continue };
+        let ids = || loaded.tenants.iter().map(|(_, tenant)| tenant.id.value.as_str());
+        if !ids().any(|id| id == default.value.as_str()) {
+            faults.push(unknown(source, default.value.as_str(), default.at, "tenant", ids()));
+        }
+    }
+}
+
+fn upstream(loaded: &Loaded, source: &Source, tenant: &TenantModel, faults: &mut Vec<Fault>) {
+    let names = &loaded.edge.upstream_names;
+    if !names.contains(&tenant.upstream.value) {
+        let names = names.iter().map(String::as_str);
+        let name = &tenant.upstream;
+        faults.push(unknown(source, &name.value, name.at, "upstream", names));
+    }
+}
+
+fn tokens(loaded: &Loaded, source: &Source, tenant: &TenantModel, faults: &mut Vec<Fault>) {
+    let own_keys = tenant.tokens.as_ref().and_then(|tokens| tokens.signing_keys.as_deref());
+    if let Some(keys) = own_keys {
+        key_ids(source, keys, faults);
+    }
+    if !tokens_enabled(loaded, tenant) {
+        return;
+    }
+    let at = tenant.tokens.as_ref().map_or(tenant.at, |tokens| tokens.at);
+    let edge_keys = loaded.edge.tokens.as_ref().map(|tokens| tokens.signing_keys.as_slice());
+    if own_keys.or(edge_keys).is_none_or(<[KeyModel]>::is_empty) {
+        let message = format!("tenant `{}` issues tokens without a signing key", tenant.id.value);
+        let help = "add `signing_keys` here or to the edge's `tokens`, or write `enabled: false`";
+        faults.push(Fault::at(source, at, message).help(help));
+    }
+    if first_server_name(tenant).is_some() {
+        return;
+    }
+    let claims = tenant.tokens.as_ref().map(|tokens| [&tokens.issuer, &tokens.audience]);
+    let [issuer, audience] = claims.unwrap_or([&None, &None]);
+    for (claim, name) in [(issuer, "issuer"), (audience, "audience")] {
+        let placeholder = claim.as_ref().is_none_or(|claim| claim.value.contains("{server_name}"));
+        if placeholder {
+            let at = claim.as_ref().map_or(at, |claim| claim.at);
+            let message = format!("the {name} needs a server name without `*`, and there is none");
+            let help = format!("write `{name}: …` without a placeholder, or add a server name");
+            faults.push(Fault::at(source, at, message).help(help));
+        }
+    }
+}
+
+fn key_ids(source: &Source, keys: &[KeyModel], faults: &mut Vec<Fault>) {
+    let mut seen = HashMap::new();
+    for key in keys {
+        if let Some(line) = seen.insert(&key.kid.value, key.kid.at.line) {
+            let message = format!("the key id {} is given twice", quoted(&key.kid.value));
+            let help = format!("see line {line}: a new key gets a new id");
+            faults.push(Fault::at(source, key.kid.at, message).help(help));
+        }
+    }
+}
+
+fn unknown<'n>(
+    source: &Source,
+    name: &str,
+    at: Place,
+    what: &str,
+    known: impl Iterator<Item = &'n str> + Clone,
+) -> Fault {
+    let help = match nearest(name, known.clone()) {
+        Some(near) => format!("did you mean {}?", quoted(near)),
+        None => match known.take(5).map(quoted).collect::<Vec<_>>() {
+            some if some.is_empty() => format!("no {what} is configured"),
+            some => format!("configured: {}", some.join(", ")),
+        },
+    };
+    Fault::at(source, at, format!("unknown {what} {}", quoted(name))).help(help)
+}

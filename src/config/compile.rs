@@ -1,0 +1,187 @@
+//! Files → everything that the edge runs by.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::check;
+use super::fault::{Fault, Faults, Source, quoted};
+use super::files::{File, FileFault, Files};
+use super::load::{Loaded, load};
+use super::pools;
+use super::reuse::{Print, Reuse};
+use super::settings::Settings;
+use super::tenants::{Printed, TenantCompiler, signing_keys};
+use super::values::FileRef;
+use crate::metrics::Metrics;
+use crate::names::TenantId;
+use crate::server_certificate::ServerCertificate;
+use crate::tenant::{Tenant, TenantDirectory, TenantEntry};
+use crate::token::SigningKeys;
+use crate::trust::TrustStore;
+use crate::upstream::Pool;
+
+/// Compiles a configuration, again and again as it changes.
+///
+/// Whatever is the same as in an earlier compile and still in use comes out as the same
+/// `Arc`: a tenant, a pool, a trust store, a certificate, a set of signing keys. Content
+/// counts, not names or times of files.
+pub struct Compiler {
+    metrics: Arc<Metrics>,
+    reused: Reused,
+}
+
+/// What a configuration comes to.
+pub struct Compiled {
+    pub directory: TenantDirectory,
+    /// Every pool of the file, whether a tenant uses it or not.
+    pub pools: Vec<Arc<Pool>>,
+    pub settings: Settings,
+    /// Tenants whose own files cannot be used, and why: in `directory` they are
+    /// [`TenantEntry::Unavailable`]. For a check each of these is a fault.
+    pub unavailable: Vec<(TenantId, Faults)>,
+}
+
+#[derive(Default)]
+pub struct Reused {
+    pub tenants: Reuse<Tenant>,
+    pub pools: Reuse<Pool>,
+    pub trust: Reuse<TrustStore>,
+    pub certificates: Reuse<ServerCertificate>,
+    pub keys: Reuse<SigningKeys>,
+}
+
+impl Compiler {
+    pub fn new(metrics: Arc<Metrics>) -> Compiler {
+        Compiler { metrics, reused: Reused::default() }
+    }
+
+    /// Reads `file`, what it includes and what these name; each file once.
+    ///
+    /// # Errors
+    /// Where the text of a configuration file is wrong, or a file that belongs to the edge or
+    /// to a pool cannot be used. The faults of single tenants' files are then among them, so
+    /// that everything is told at once. Without an error, those make tenants unavailable.
+    pub fn compile(&mut self, file: &Path) -> Result<Compiled, Faults> {
+        let compiled = self.attempt(file);
+        self.reused.prune();
+        compiled
+    }
+
+    fn attempt(&mut self, file: &Path) -> Result<Compiled, Faults> {
+        let mut faults = Vec::new();
+        let Some(loaded) = load(file, &mut faults) else { return Err(Faults::sorted(faults)) };
+        check::cross_references(&loaded, &mut faults);
+
+        let mut files = Files::default();
+        let ticket_secret = ticket_secret(&loaded, &mut files, &mut faults);
+        let keys = self.edge_keys(&loaded, &mut files, &mut faults);
+        let (source, models) = (&loaded.source, &loaded.edge.upstreams);
+        let pools: HashMap<String, Printed<Pool>> = models
+            .iter()
+            .filter_map(|model| {
+                let pools = &mut self.reused.pools;
+                let pool =
+                    pools::compile(source, model, &mut files, pools, &self.metrics, &mut faults)?;
+                Some((model.name.value.clone(), pool))
+            })
+            .collect();
+
+        let mut tenants = TenantCompiler {
+            loaded: &loaded,
+            pools: &pools,
+            keys: keys.as_ref(),
+            files: &mut files,
+            reused: &mut self.reused,
+            metrics: &self.metrics,
+        };
+        let results: Vec<_> = loaded
+            .tenants
+            .iter()
+            .map(|(source, model)| (model, tenants.compile(source, model)))
+            .collect();
+
+        if !faults.is_empty() {
+            faults.extend(results.into_iter().filter_map(|(_, result)| result.err()).flatten());
+            return Err(Faults::sorted(faults));
+        }
+        let mut directory = TenantDirectory::default();
+        let mut unavailable = Vec::new();
+        for (model, result) in results {
+            let id = model.id.value.clone();
+            let names: Vec<_> = model.server_names.iter().map(|name| name.value.clone()).collect();
+            let entry = match result {
+                Ok(tenant) => TenantEntry::Serviceable(tenant),
+                Err(faults) => {
+                    unavailable.push((id.clone(), Faults::sorted(faults)));
+                    TenantEntry::Unavailable(id)
+                }
+            };
+            // `check` has seen to it that no two tenants claim one name.
+            directory.add(entry, &names).map_err(|conflict| {
+                Faults(vec![Fault::at(&loaded.source, model.at, conflict.to_string())])
+            })?;
+        }
+        let pools = models.iter().filter_map(|model| pools.get(&model.name.value));
+        Ok(Compiled {
+            directory,
+            pools: pools.map(|(pool, _)| pool.clone()).collect(),
+            settings: Settings::new(&loaded, ticket_secret),
+            unavailable,
+        })
+    }
+
+    fn edge_keys(
+        &mut self,
+        loaded: &Loaded,
+        files: &mut Files,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Printed<SigningKeys>> {
+        let tokens = loaded.edge.tokens.as_ref()?;
+        signing_keys(&loaded.source, &tokens.signing_keys, files, &mut self.reused, faults)
+    }
+}
+
+impl Reused {
+    fn prune(&mut self) {
+        self.tenants.prune();
+        self.pools.prune();
+        self.trust.prune();
+        self.certificates.prune();
+        self.keys.prune();
+    }
+}
+
+/// Reports a file that cannot be read where it is named.
+pub fn open(
+    source: &Source,
+    named: &FileRef,
+    file: Result<Arc<File>, FileFault>,
+    faults: &mut Vec<Fault>,
+) -> Option<Arc<File>> {
+    match file {
+        Ok(file) => Some(file),
+        Err(reason) => {
+            let path = named.path.to_string_lossy();
+            let message = format!("{}: {reason}", quoted(&path));
+            faults.push(Fault::at(source, named.at, message).help(reason.help(&path)));
+            None
+        }
+    }
+}
+
+/// `None` where none is configured, or its fault has been reported.
+fn ticket_secret(loaded: &Loaded, files: &mut Files, faults: &mut Vec<Fault>) -> Option<[u8; 32]> {
+    const LEAST: usize = 32;
+    let named = loaded.edge.tickets.secret_file.as_ref()?;
+    let file = open(&loaded.source, named, files.read_secret(&named.path), faults)?;
+    if file.bytes.len() < LEAST {
+        let message = format!("the ticket secret has fewer than {LEAST} octets");
+        let help = "make one with `openssl rand -out tickets.secret 48`";
+        faults.push(Fault::at(&loaded.source, named.at, message).help(help));
+        return None;
+    }
+    let mut print = Print::new("ticket secret");
+    print.part(&file.bytes);
+    Some(print.finish())
+}

@@ -1,0 +1,99 @@
+//! What is the same for all tenants.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::load::{Loaded, base};
+use super::model::{ListenerModel, LogSettings};
+use crate::limits::Limits;
+use crate::listen::HttpsListener;
+
+/// No `Debug`: it holds the ticket secret.
+#[derive(Clone)]
+pub struct Settings {
+    /// Threads that serve devices.
+    pub workers: usize,
+    pub listeners: Vec<HttpsListener>,
+    /// Where metrics, health and readiness are served.
+    pub admin: SocketAddr,
+    /// `sqlite:` with a path that starts at the configuration file, or an absolute one.
+    pub registry_url: String,
+    /// SHA-256 of the configured secret; `None`: one is drawn at each start.
+    pub ticket_secret: Option<[u8; 32]>,
+    /// How long a ticket key seals; it opens for twice as long.
+    pub ticket_rotation: Duration,
+    pub limits: Limits,
+    /// Chain verdicts that are remembered; each takes up to about 8 KiB.
+    pub verdict_cache: u64,
+    /// Current tokens that are remembered; each takes about 2 KiB.
+    pub token_cache: u64,
+    /// Tenants that get metric series of their own.
+    pub tenant_series: usize,
+    pub log: LogSettings,
+    /// How long open requests may take to end when the edge stops.
+    pub drain_timeout: Duration,
+}
+
+impl Settings {
+    pub(super) fn new(loaded: &Loaded, ticket_secret: Option<[u8; 32]>) -> Settings {
+        let edge = &loaded.edge;
+        let caches = &edge.limits.caches;
+        Settings {
+            workers: edge.workers,
+            listeners: edge.listeners.iter().map(listener).collect(),
+            admin: edge.admin,
+            registry_url: registry_url(loaded),
+            ticket_secret,
+            ticket_rotation: edge.tickets.rotate,
+            limits: edge.limits.limits.clone(),
+            verdict_cache: caches.verdicts,
+            token_cache: caches.tokens,
+            tenant_series: caches.tenant_series,
+            log: edge.log,
+            drain_timeout: edge.drain_timeout,
+        }
+    }
+
+    /// What differs in `new` and is read at a start only.
+    pub fn needing_restart<'s>(&'s self, new: &'s Settings) -> impl Iterator<Item = &'static str> {
+        [
+            ("workers", self.workers != new.workers),
+            ("listeners", self.listeners != new.listeners),
+            ("admin", self.admin != new.admin),
+            ("registry", self.registry_url != new.registry_url),
+            ("session_tickets.secret_file", self.ticket_secret != new.ticket_secret),
+            ("session_tickets.rotate", self.ticket_rotation != new.ticket_rotation),
+            ("limits.verdict_cache", self.verdict_cache != new.verdict_cache),
+            ("limits.token_cache", self.token_cache != new.token_cache),
+            ("limits.tenant_series", self.tenant_series != new.tenant_series),
+            ("log.format", self.log.format != new.log.format),
+            ("log.level", self.log.level != new.log.level),
+            ("drain_timeout", self.drain_timeout != new.drain_timeout),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+    }
+}
+
+fn listener(model: &ListenerModel) -> HttpsListener {
+    HttpsListener {
+        bind: model.bind.value,
+        default_tenant: model.default_tenant.as_ref().map(|id| id.value.clone()),
+        proxy_protocol: model.proxy_protocol.clone(),
+        client_certificates: model.client_certificates,
+    }
+}
+
+/// A relative path starts at the configuration file, wherever the edge is started.
+fn registry_url(loaded: &Loaded) -> String {
+    let url = &loaded.edge.registry.value;
+    let path = url.strip_prefix("sqlite:").unwrap_or(url);
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let directory = base(&loaded.source).to_string_lossy();
+    if path.starts_with(['/', ':']) || directory.is_empty() {
+        return format!("sqlite:{path}");
+    }
+    // In a URL these two mean something else.
+    let directory = directory.replace('%', "%25").replace('?', "%3F");
+    format!("sqlite:{directory}/{path}")
+}

@@ -1,0 +1,63 @@
+//! Portcullis: an edge that stands in front of an IoT platform.
+//!
+//! # The floors
+//! A file imports only from floors below its own; siblings in one folder may import each
+//! other without circles.
+//!
+//! | floor | room | what it does |
+//! |---|---|---|
+//! | 9 | `main.rs` | exit code only |
+//! | 8 | [`cli`] | `run`, `check`, `demo`, `health` |
+//! | 7 | [`demo`] | throw-away PKI, a platform, a device's whole tour |
+//! | 6 | [`server`] | wires the parts: bind, serve, reload, drain |
+//! | 5 | [`config`] | YAML → every fault at once, or a `TenantDirectory` |
+//! | 5 | [`admin`] | metrics, health, readiness |
+//! | 4 | [`listen`] | sockets and deadlines: TLS, HTTPS |
+//! | 3 | [`gate`] | identify → verify → authenticate → decide |
+//! | 2 | [`tenant`] | a tenant, and the directory that finds it by server name |
+//! | 1 | [`trust`] | anchors, chains, CRLs, verdicts (BoringSSL's libpki behind a shim) |
+//! | 1 | [`registry`] | devices |
+//! | 1 | [`token`] | claims, signing keys, JWKS, the half-life rule |
+//! | 1 | [`upstream`] | pools, health, the dialects of identity forwarding |
+//! | 1 | [`server_certificate`] | certificates that the edge shows |
+//! | 0 | [`names`] [`refusal`] [`clock`] [`limits`] [`ip_range`] [`metrics`] | values |
+//!
+//! # The way of a connection
+//! 1. `listen::accept` takes it, counts it under its caps, reads a PROXY header if one is due.
+//! 2. `listen::tls` finds the tenant by SNI and puts the tenant's certificates and session
+//!    context on the session; the chain's verdict comes from [`gate::Gate`], which asks
+//!    [`trust`]. After a resumption the verdict is asked again.
+//! 3. `listen::https` hands each request to `listen::decide`: the authority must be the
+//!    tenant's, the token endpoint and the JWKS are answered here, the rest is forwarded.
+//! 4. `listen::forward` drops what a device claims to be and writes what the edge knows.
+//! 5. One event closes each request and each failed connection; every "no" in it is one
+//!    [`refusal::Refusal`].
+//!
+//! # Words
+//! *Tenant*: one customer of the platform, found by *server name* (SNI). *Anchor*: a
+//! certificate that a tenant trusts; a root, a self-signed CA or an intermediate. *Chain*:
+//! what a device presents. *Path*: what the verifier proved, leaf to anchor. *Verdict*: the
+//! verifier's answer on a chain. *Trust epoch*: a hash of all that verdicts of a tenant
+//! depend on. *Undecided*: a chain whose issuer was not found, and which a request may yet
+//! complete. *Generation*: one state of the configuration, swapped whole. *Pool*: the servers
+//! of one upstream. *Dialect*: the headers in which an upstream expects the identity.
+
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod gate;
+pub mod ip_range;
+pub mod limits;
+pub mod listen;
+pub mod metrics;
+pub mod names;
+pub mod refusal;
+pub mod registry;
+pub mod server;
+pub mod server_certificate;
+pub mod tenant;
+pub mod token;
+pub mod trust;
+pub mod upstream;

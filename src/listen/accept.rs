@@ -1,0 +1,363 @@
+//! Accepts connections and drives each from its first byte to its last.
+
+use std::any::Any;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ServerApp};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::H2Options;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::server::configuration::ServerConf;
+use pingora_http::ResponseHeader;
+use pingora_proxy::HttpProxy;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
+
+use crate::limits::Limits;
+use crate::metrics::HandshakeResult;
+use crate::refusal::{Refusal, Refused};
+use crate::tenant::Tenant;
+
+use super::caps::{Place, add_below};
+use super::connection::{Connection, Connections, Cut, Established, Judged};
+use super::https::Front;
+use super::stream::{self, DeviceStream};
+use super::tls::{Accepted, Rejected, TlsServer};
+use super::transport::Transport;
+use super::{Edge, HttpsListener, proxy_protocol};
+
+const BACKLOG: i32 = 4096;
+/// Streams of one h2 connection at a time.
+const H2_STREAMS: u32 = 128;
+/// What one h2 connection may hold of responses that its peer does not take.
+const H2_SEND_BUFFER: usize = 256 * 1024;
+/// How long accepting pauses when the process is out of descriptors.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
+
+/// Binds one socket a worker to the same address (SO_REUSEPORT): the kernel spreads
+/// connections over them.
+pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let mut address = address;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            // `[::]` beside `0.0.0.0`: each family has its own listener.
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener: TcpListener = socket.into();
+        // Port 0: the others share the port that the first was given.
+        address = listener.local_addr()?;
+        sockets.push(listener);
+    }
+    Ok(sockets)
+}
+
+/// One worker thread's means to serve connections.
+pub struct Worker {
+    edge: Arc<Edge>,
+    tls: Arc<TlsServer>,
+    proxy: Arc<HttpProxy<Front>>,
+    shutdown: ShutdownWatch,
+}
+
+impl Worker {
+    /// `shutdown` turns true when the edge drains.
+    pub fn new(edge: Arc<Edge>, tls: Arc<TlsServer>, shutdown: ShutdownWatch) -> Worker {
+        let limits = edge.generation().limits;
+        let conf = Arc::new(ServerConf { threads: 1, ..ServerConf::default() });
+        let mut proxy = HttpProxy::new(Front::new(edge.clone()), conf);
+        proxy.handle_init_modules();
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(limits.idle_timeout);
+        proxy.server_options = Some(options);
+        proxy.h2_options = Some(h2_options(&limits));
+        Worker { edge, tls, proxy: Arc::new(proxy), shutdown }
+    }
+
+    /// Accepts until the edge drains.
+    pub async fn serve(
+        self: Arc<Worker>,
+        listener: Arc<HttpsListener>,
+        socket: TcpListener,
+    ) -> io::Result<()> {
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        let mut shutdown = self.shutdown.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                _ = shutdown.changed() => return Ok(()),
+            };
+            match accepted {
+                Ok((tcp, peer)) => self.clone().admit(&listener, tcp, peer),
+                // The peer was gone before it was accepted: no fault of ours.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::error!(target: "portcullis::listener", %error, "accept failed");
+                    tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a newcomer its place, or turns it away.
+    fn admit(self: Arc<Worker>, listener: &Arc<HttpsListener>, tcp: TcpStream, peer: SocketAddr) {
+        let limits = self.edge.generation().limits;
+        let balancer = listener.proxy_protocol.iter().any(|range| range.contains(peer.ip()));
+        // A balancer's own address is not a device's: the header will name that.
+        let address = (!balancer).then(|| peer.ip());
+        match self.edge.caps.enter(address, &limits) {
+            Ok(place) => {
+                let listener = listener.clone();
+                tokio::spawn(async move {
+                    self.drive(listener, tcp, peer, balancer, place, limits).await;
+                });
+            }
+            Err(full) => {
+                self.edge.metrics.refused(Refusal::Overloaded);
+                // One line a connection, as for every refusal; the caps bound their rate only
+                // by what the network brings, so they are the first to be filtered out.
+                tracing::warn!(
+                    target: "portcullis::overload",
+                    %peer,
+                    refusal = Refusal::Overloaded.label(),
+                    reason = full.reason(),
+                    "connection refused"
+                );
+            }
+        }
+    }
+
+    async fn drive(
+        &self,
+        listener: Arc<HttpsListener>,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        balancer: bool,
+        place: Place,
+        limits: Limits,
+    ) {
+        let _ = tcp.set_nodelay(true);
+        let edge = &self.edge;
+        edge.metrics.handshakes_in_flight.inc();
+        let registered = Connections::register(edge, &tcp, limits.handshake_timeout);
+        let connection = registered.connection().clone();
+        let mut transport = Transport::new(tcp, registered, place);
+        let accepted = match self.proxied(&mut transport, peer, balancer, &limits).await {
+            Ok(()) => self.tls.accept(edge, &listener, transport).await,
+            Err(refused) => Err(Box::new(Rejected { refused, tenant: None, stream: None })),
+        };
+        edge.metrics.handshakes_in_flight.dec();
+        edge.metrics.handshake_duration.observe(connection.age().as_secs_f64());
+        let accepted = accepted.and_then(|accepted| within_tenant_cap(edge, accepted));
+        match accepted {
+            Ok(accepted) => {
+                self.serve_requests(&listener, &connection, accepted, &limits).await;
+                closed_by_deadline(edge, &connection);
+            }
+            Err(rejected) => self.reject(&connection, *rejected).await,
+        }
+    }
+
+    /// Reads the PROXY header that a balancer owes, and counts the device's address.
+    async fn proxied(
+        &self,
+        transport: &mut Transport,
+        peer: SocketAddr,
+        balancer: bool,
+        limits: &Limits,
+    ) -> Result<(), Refused> {
+        let mut peer = peer;
+        if balancer {
+            let address = proxy_protocol::read(transport).await;
+            let address =
+                address.map_err(|fault| Refused::new(Refusal::ProtocolError, fault.to_string()))?;
+            peer = address.unwrap_or(peer);
+            transport
+                .place()
+                .set_address(peer.ip(), limits)
+                .map_err(|full| Refused::new(Refusal::Overloaded, full.reason()))?;
+        }
+        transport.connection().set_peer(peer);
+        Ok(())
+    }
+
+    async fn serve_requests(
+        &self,
+        listener: &HttpsListener,
+        connection: &Arc<Connection>,
+        accepted: Accepted,
+        limits: &Limits,
+    ) {
+        let edge = &self.edge;
+        let Accepted { mut stream, generation, server_name, tenant, identity, chain, resumed } =
+            accepted;
+        let result = if resumed { HandshakeResult::Resumed } else { HandshakeResult::Full };
+        tenant.metrics.handshake(result);
+        stream.get_mut().place().handshake_done();
+        let h2 = stream.ssl().selected_alpn_protocol() == Some(b"h2");
+        connection.set_established(
+            Established {
+                server_name,
+                chain,
+                asked_for_certificate: listener.client_certificates,
+                tenant_count: edge.caps.tenant(&tenant.id),
+            },
+            Judged::new(generation.number, tenant, identity),
+        );
+        drop(generation);
+        let Some(digest) = digest(connection.clone()) else { return };
+        let stream = Box::new(DeviceStream::new(edge.clone(), stream, Arc::new(digest), h2));
+        if h2 {
+            connection.idle_until(edge.connections.after(limits.idle_timeout));
+            self.proxy.process_new(stream, &self.shutdown).await;
+        } else {
+            self.serve_http1(connection, stream).await;
+        }
+    }
+
+    /// One request after the other. Between them nothing of Pingora's is held.
+    async fn serve_http1(&self, connection: &Connection, stream: Box<DeviceStream>) {
+        let mut stream = stream;
+        let mut settings: Option<HttpPersistentSettings> = None;
+        loop {
+            let limits = self.edge.generation().limits;
+            let register = &self.edge.connections;
+            connection.idle_until(register.after(limits.idle_timeout));
+            if self.edge.draining()
+                || std::future::poll_fn(|cx| stream.poll_readable(cx)).await.is_err()
+            {
+                break;
+            }
+            connection.header_until(register.after(limits.header_timeout));
+            // What is over the limit by less than this is answered with 431, not cut.
+            stream.expect_header(limits.header_bytes.saturating_mul(2));
+            let before = (connection.requests(), connection.bytes_received());
+            let mut session = ServerSession::new_http1(stream);
+            match settings.take() {
+                Some(settings) => settings.apply_to_session(&mut session),
+                // 0: no timer of Pingora's; the connection's deadlines hold.
+                None => session.set_keepalive(Some(0)),
+            }
+            let Some(reused) = self.proxy.process_new_http(session, &self.shutdown).await else {
+                if connection.requests() == before.0 && connection.bytes_received() > before.1 {
+                    header_refused(&self.edge, connection);
+                }
+                break;
+            };
+            let (next, persistent) = reused.consume();
+            settings = persistent;
+            stream = match device_stream(next) {
+                Some(stream) => stream,
+                None => break,
+            };
+        }
+    }
+
+    async fn reject(&self, connection: &Connection, rejected: Rejected) {
+        let Rejected { mut refused, tenant, stream } = rejected;
+        if connection.cut() == Cut::ReadDeadline {
+            refused = Refused::new(Refusal::Timeout, "limits.handshake_timeout");
+        }
+        match &tenant {
+            Some(tenant) => tenant.metrics.handshake(HandshakeResult::Failed),
+            None => self.edge.metrics.handshake_without_tenant(),
+        }
+        refused_connection(&self.edge, connection, tenant.as_deref(), &refused, "handshake failed");
+        if let Some(mut stream) = stream {
+            stream::finish(stream.get_mut()).await;
+        }
+    }
+}
+
+/// Counts the connection under its tenant, or refuses it.
+fn within_tenant_cap(edge: &Edge, accepted: Accepted) -> Result<Accepted, Box<Rejected>> {
+    let limit = accepted.tenant.limits.connections;
+    if add_below(&edge.caps.tenant(&accepted.tenant.id), limit) {
+        return Ok(accepted);
+    }
+    let refused = Refused::new(Refusal::Overloaded, "limits.connections of the tenant is reached");
+    accepted.alert(refused.refusal);
+    Err(Box::new(Rejected {
+        refused,
+        tenant: Some(accepted.tenant),
+        stream: Some(accepted.stream),
+    }))
+}
+
+fn h2_options(limits: &Limits) -> H2Options {
+    let mut options = H2Options::new();
+    options
+        .max_concurrent_streams(H2_STREAMS)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_send_buffer_size(H2_SEND_BUFFER)
+        .max_concurrent_reset_streams(10)
+        .max_pending_accept_reset_streams(20);
+    options
+}
+
+fn digest(connection: Arc<Connection>) -> Option<ProxyDigest> {
+    let response = ResponseHeader::build(200, Some(0)).ok()?;
+    let user_data: Box<dyn Any + Send + Sync> = Box::new(connection);
+    Some(ProxyDigest::new(Box::new(response), Some(user_data)))
+}
+
+fn device_stream(stream: Stream) -> Option<Box<DeviceStream>> {
+    stream.into_any().downcast().ok()
+}
+
+/// A request whose header never became one.
+fn header_refused(edge: &Edge, connection: &Connection) {
+    let refused = match connection.cut() {
+        Cut::ReadDeadline => Refused::new(Refusal::Timeout, "limits.header_timeout"),
+        Cut::Drained => return,
+        _ => Refused::new(
+            Refusal::ProtocolError,
+            "the request's header is malformed, too large or incomplete",
+        ),
+    };
+    let judged = connection.judged();
+    let tenant = judged.as_ref().map(|judged| judged.tenant.as_ref());
+    refused_connection(edge, connection, tenant, &refused, "request refused");
+}
+
+/// A connection that the edge itself ended, where no request's event says so.
+fn closed_by_deadline(edge: &Edge, connection: &Connection) {
+    if connection.cut() == Cut::WriteDeadline {
+        let refused = Refused::new(Refusal::Timeout, "the device did not take what was sent to it");
+        let judged = connection.judged();
+        let tenant = judged.as_ref().map(|judged| judged.tenant.as_ref());
+        refused_connection(edge, connection, tenant, &refused, "connection cut");
+    }
+}
+
+/// The one event of a connection that failed.
+fn refused_connection(
+    edge: &Edge,
+    connection: &Connection,
+    tenant: Option<&Tenant>,
+    refused: &Refused,
+    what: &'static str,
+) {
+    edge.metrics.refused(refused.refusal);
+    tracing::warn!(
+        target: "portcullis::connection",
+        connection = connection.id(),
+        peer = connection.peer().map(tracing::field::display),
+        tenant = tenant.map(|tenant| tenant.id.as_str()),
+        refusal = refused.refusal.label(),
+        reason = refused.reason.as_ref(),
+        duration_ms = connection.age().as_secs_f64() * 1e3,
+        "{what}"
+    );
+}

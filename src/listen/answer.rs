@@ -1,0 +1,186 @@
+//! The answers that the edge gives itself: tokens, keys, refusals.
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName};
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::refusal::Refusal;
+use crate::token::ResponseType;
+
+/// The platform's media types, as its clients expect them to the letter.
+const TOKEN_TYPE: &str =
+    "application/vnd.com.nsn.cumulocity.managedobject+json; charset=UTF-8; ver=0.9";
+const ERROR_TYPE: &str = "application/vnd.com.nsn.cumulocity.error+json";
+const VENDOR: &str = "application/vnd.com.nsn.cumulocity.";
+const JSON: &str = "application/json";
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// One answer; the body is shared, not copied.
+pub struct Answer {
+    pub status: u16,
+    content_type: &'static str,
+    body: Bytes,
+    header: Option<(HeaderName, &'static str)>,
+    /// The connection ends with this answer.
+    pub close: bool,
+}
+
+impl Answer {
+    pub fn token(response_type: ResponseType, body: Bytes) -> Answer {
+        let content_type = match response_type {
+            ResponseType::Vendor => TOKEN_TYPE,
+            ResponseType::Json => JSON,
+        };
+        let header = Some((CACHE_CONTROL, "no-store"));
+        Answer { status: 200, content_type, body, header, close: false }
+    }
+
+    /// The tenant's keys. A verifier may keep them as long as a new key is published before
+    /// its first use.
+    pub fn jwks(body: Bytes) -> Answer {
+        let header = Some((CACHE_CONTROL, "public, max-age=300"));
+        Answer { status: 200, content_type: "application/jwk-set+json", body, header, close: false }
+    }
+
+    pub fn method_not_allowed(allow: &'static str) -> Answer {
+        Answer::error(405, "devicecontrol/methodNotAllowed", "The method is not allowed here.", "")
+            .with(ALLOW, allow)
+    }
+
+    pub fn not_acceptable() -> Answer {
+        Answer::error(406, "devicecontrol/notAcceptable", "The Accept header cannot be met.", "")
+    }
+
+    pub fn feature_off() -> Answer {
+        let message = "Device access tokens are not enabled for this tenant.";
+        Answer::error(404, "devicecontrol/notFound", message, "")
+    }
+
+    pub fn header_too_large() -> Answer {
+        Answer::error(431, "general/headerTooLarge", "The request header is too large.", "")
+            .closing()
+    }
+
+    /// The public side of a refusal.
+    pub fn refusal(refusal: Refusal, request_id: &str) -> Answer {
+        let status = refusal.http_status();
+        let answer =
+            Answer::error(status, error_name(refusal), refusal.public_message(), request_id);
+        match status {
+            429 => answer.with(RETRY_AFTER, "60"),
+            503 => answer.with(RETRY_AFTER, "5"),
+            400 | 401 | 408 | 413 | 421 => answer.closing(),
+            _ => answer,
+        }
+    }
+
+    pub fn closing(mut self) -> Answer {
+        self.close = true;
+        self
+    }
+
+    pub async fn send(self, session: &mut Session, request_id: &str) -> Result<()> {
+        if self.close {
+            session.set_keepalive(None);
+        }
+        let mut header = ResponseHeader::build(self.status, Some(6))?;
+        header.insert_header(CONTENT_TYPE, self.content_type)?;
+        header.insert_header(CONTENT_LENGTH, self.body.len())?;
+        if let Some((name, value)) = self.header {
+            header.insert_header(name, value)?;
+        }
+        if self.status >= 400 {
+            header.insert_header(X_REQUEST_ID, request_id)?;
+        }
+        session.write_response_header(Box::new(header), false).await?;
+        session.write_response_body(Some(self.body), true).await
+    }
+
+    fn with(mut self, name: HeaderName, value: &'static str) -> Answer {
+        self.header = Some((name, value));
+        self
+    }
+
+    /// Every text here is ours and needs no escaping in JSON.
+    fn error(status: u16, name: &'static str, message: &'static str, request_id: &str) -> Answer {
+        let info =
+            if request_id.is_empty() { String::new() } else { format!("Request {request_id}") };
+        let body = format!(r#"{{"error":"{name}","message":"{message}","info":"{info}"}}"#);
+        Answer { status, content_type: ERROR_TYPE, body: body.into(), header: None, close: false }
+    }
+}
+
+fn error_name(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::CertificateMissing
+        | Refusal::CertificateExpired
+        | Refusal::CertificateRevoked
+        | Refusal::RevocationUnknown => "security/unauthorized",
+        Refusal::DeviceUnknown | Refusal::DeviceBlocked => "security/forbidden",
+        Refusal::IssuerUnknown
+        | Refusal::CertificateMalformed
+        | Refusal::CertificateUnsupported => "security/invalidCertificateChain",
+        Refusal::RateLimited => "general/tooManyRequests",
+        Refusal::Overloaded | Refusal::TenantUnavailable | Refusal::RegistryUnavailable => {
+            "general/unavailable"
+        }
+        Refusal::UpstreamUnavailable => "general/badGateway",
+        Refusal::UpstreamTimeout => "general/gatewayTimeout",
+        Refusal::ServerNameUnknown | Refusal::Misdirected => "general/misdirectedRequest",
+        Refusal::TooLarge => "general/tooLarge",
+        Refusal::Timeout => "general/timeout",
+        Refusal::ProtocolError => "general/badRequest",
+    }
+}
+
+/// Whether the token's media type is acceptable (RFC 9110 §12.5.1): no Accept header, or a
+/// range that covers JSON or the platform's own type with a quality above zero.
+pub fn accepts_token(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(ACCEPT).iter().peekable();
+    if values.peek().is_none() {
+        return true;
+    }
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let refused = parts.any(|part| {
+            let quality = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
+            quality.is_some_and(|q| q.parse::<f32>() == Ok(0.0))
+        });
+        let is = |known: &str| kind.eq_ignore_ascii_case(known);
+        let vendor =
+            kind.get(..VENDOR.len()).is_some_and(|start| start.eq_ignore_ascii_case(VENDOR));
+        let covers = vendor || is("*/*") || is("application/*") || is(JSON);
+        covers && !refused
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn accepts(values: &[&'static str]) -> bool {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(ACCEPT, HeaderValue::from_static(value));
+        }
+        accepts_token(&headers)
+    }
+
+    #[test]
+    fn accept_is_met_by_json_the_vendor_type_anything_or_nothing() {
+        assert!(accepts(&[]));
+        assert!(accepts(&["application/json"]));
+        assert!(accepts(&["*/*"]));
+        assert!(accepts(&["text/html, application/json;q=0.5"]));
+        assert!(accepts(&["text/html", "Application/JSON"]));
+        assert!(accepts(&["application/vnd.com.nsn.cumulocity.managedobject+json;ver=0.9"]));
+        assert!(!accepts(&["text/html"]));
+        assert!(!accepts(&["application/json;q=0"]));
+        assert!(!accepts(&["application/xml, text/*"]));
+    }
+}

@@ -1,0 +1,346 @@
+//! Live connections: what is known of each, its deadlines, and the register that finds them.
+//!
+//! Deadlines are numbers that one sweep compares with the time, not timers of each
+//! connection: a request costs a store or two, and an idle connection costs nothing. A
+//! connection past its deadline has its socket shut down, which wakes whatever task waits
+//! on it; the same way cuts connections at the end of a drain.
+
+use std::collections::HashMap;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+
+use crate::gate::ClientIdentity;
+use crate::names::ServerName;
+use crate::tenant::Tenant;
+use crate::upstream::IdentityHeaders;
+
+use super::peer_chain::PeerChain;
+
+/// One device connection, from accept to close.
+pub struct Connection {
+    id: u64,
+    peer: OnceLock<SocketAddr>,
+    socket: Mutex<Option<RawFd>>,
+    started: Instant,
+    read_deadline: AtomicU64,
+    write_deadline: AtomicU64,
+    bodies: Mutex<Vec<u64>>,
+    requests: AtomicU64,
+    received: AtomicU64,
+    cut: AtomicU8,
+    established: OnceLock<Established>,
+    judged: ArcSwapOption<Judged>,
+    forwarded_for: OnceLock<Option<HeaderValue>>,
+}
+
+/// What a finished handshake leaves for the life of the connection.
+pub struct Established {
+    /// `None` where the client sent no SNI and the listener's default tenant serves it.
+    pub server_name: Option<ServerName>,
+    pub chain: PeerChain,
+    pub asked_for_certificate: bool,
+    /// Counts the tenant's connections; given back on close.
+    pub tenant_count: Arc<AtomicUsize>,
+}
+
+/// Who the device is under one generation of the configuration.
+pub struct Judged {
+    pub generation: u64,
+    pub tenant: Arc<Tenant>,
+    pub identity: ClientIdentity,
+    /// The forwarding headers of the identity, made with the first forwarded request.
+    pub headers: OnceLock<IdentityHeaders>,
+}
+
+impl Judged {
+    pub fn new(generation: u64, tenant: Arc<Tenant>, identity: ClientIdentity) -> Judged {
+        Judged { generation, tenant, identity, headers: OnceLock::new() }
+    }
+}
+
+/// Why the edge shut a connection down by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cut {
+    None = 0,
+    /// The handshake, a header or a body was not complete in time.
+    ReadDeadline = 1,
+    /// The peer did not take what was sent to it.
+    WriteDeadline = 2,
+    /// No request within the idle time.
+    Idle = 3,
+    /// The drain has ended.
+    Drained = 4,
+}
+
+/// A deadline in the register's milliseconds; 0 is none.
+type Deadline = u64;
+
+/// The highest bit of a read deadline marks an idle one, whose passing is no fault.
+const IDLE: u64 = 1 << 63;
+
+const SHARDS: usize = 16;
+
+/// All live connections of the process.
+pub struct Connections {
+    shards: [Mutex<HashMap<u64, Arc<Connection>>>; SHARDS],
+    next: AtomicU64,
+    start: Instant,
+}
+
+impl Default for Connections {
+    fn default() -> Connections {
+        Connections { shards: Default::default(), next: AtomicU64::new(1), start: Instant::now() }
+    }
+}
+
+/// A connection in the register; dropping it takes the connection out, before its socket
+/// closes.
+pub struct Registered {
+    connections: Arc<super::Edge>,
+    connection: Arc<Connection>,
+}
+
+impl Connections {
+    /// Enters a connection whose handshake must end within `handshake`.
+    pub fn register(
+        edge: &Arc<super::Edge>,
+        socket: &impl AsRawFd,
+        handshake: Duration,
+    ) -> Registered {
+        let register = &edge.connections;
+        let connection = Arc::new(Connection {
+            id: register.next.fetch_add(1, Ordering::Relaxed),
+            peer: OnceLock::new(),
+            socket: Mutex::new(Some(socket.as_raw_fd())),
+            started: Instant::now(),
+            read_deadline: AtomicU64::new(register.after(handshake)),
+            write_deadline: AtomicU64::new(0),
+            bodies: Mutex::default(),
+            requests: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            cut: AtomicU8::new(Cut::None as u8),
+            established: OnceLock::new(),
+            judged: ArcSwapOption::empty(),
+            forwarded_for: OnceLock::new(),
+        });
+        register.shard(connection.id).insert(connection.id, connection.clone());
+        edge.metrics.connections.inc();
+        Registered { connections: edge.clone(), connection }
+    }
+
+    /// Shuts down every connection that is past a deadline.
+    pub fn sweep(&self) {
+        let now = self.now();
+        for shard in &self.shards {
+            for connection in lock(shard).values() {
+                connection.expire(now);
+            }
+        }
+    }
+
+    /// Shuts down every connection that waits between requests.
+    pub fn cut_idle(&self) {
+        for shard in &self.shards {
+            for connection in lock(shard).values() {
+                if connection.read_deadline.load(Ordering::Relaxed) & IDLE != 0 {
+                    connection.shut_down(Cut::Drained);
+                }
+            }
+        }
+    }
+
+    /// Shuts down every connection.
+    pub fn cut_all(&self, cut: Cut) {
+        for shard in &self.shards {
+            for connection in lock(shard).values() {
+                connection.shut_down(cut);
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The deadline `duration` from now.
+    pub fn after(&self, duration: Duration) -> Deadline {
+        let ms = self.start.elapsed().saturating_add(duration).as_millis();
+        u64::try_from(ms).unwrap_or(IDLE - 1).clamp(1, IDLE - 1)
+    }
+
+    fn now(&self) -> Deadline {
+        self.after(Duration::ZERO)
+    }
+
+    fn shard(&self, id: u64) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        lock(&self.shards[id as usize % SHARDS])
+    }
+}
+
+impl Connection {
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The device's address: the socket's, or the one that a trusted PROXY header gave.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer.get().copied()
+    }
+
+    pub fn set_peer(&self, peer: SocketAddr) {
+        // A second call would be a second PROXY header, which is never parsed.
+        let _ = self.peer.set(peer);
+    }
+
+    /// Time since the connection was accepted.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The peer's address as a header's value, made once.
+    pub fn forwarded_for(&self, make: impl Fn() -> Option<HeaderValue>) -> Option<HeaderValue> {
+        self.forwarded_for.get_or_init(make).clone()
+    }
+
+    pub fn established(&self) -> Option<&Established> {
+        self.established.get()
+    }
+
+    pub fn set_established(&self, established: Established, judged: Judged) {
+        self.read_deadline.store(0, Ordering::Relaxed);
+        self.judged.store(Some(Arc::new(judged)));
+        let _ = self.established.set(established);
+    }
+
+    pub fn judged(&self) -> Option<Arc<Judged>> {
+        self.judged.load_full()
+    }
+
+    pub fn set_judged(&self, judged: Arc<Judged>) {
+        self.judged.store(Some(judged));
+    }
+
+    pub fn cut(&self) -> Cut {
+        match self.cut.load(Ordering::Acquire) {
+            1 => Cut::ReadDeadline,
+            2 => Cut::WriteDeadline,
+            3 => Cut::Idle,
+            4 => Cut::Drained,
+            _ => Cut::None,
+        }
+    }
+
+    /// No request is being read until `deadline`.
+    pub fn idle_until(&self, deadline: Deadline) {
+        self.read_deadline.store(deadline | IDLE, Ordering::Relaxed);
+    }
+
+    /// A request's header has begun and must be complete at `deadline`.
+    pub fn header_until(&self, deadline: Deadline) {
+        self.read_deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// Requests whose header was complete.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes of plaintext from the device.
+    pub fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn bytes_received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// A header is complete; nothing is owed but the bodies that were announced.
+    pub fn header_done(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let bodies = lock(&self.bodies);
+        self.read_deadline.store(bodies.iter().copied().min().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// A body must be complete at `deadline`. Of several on one connection the earliest
+    /// counts.
+    pub fn body_until(&self, deadline: Deadline) {
+        let mut bodies = lock(&self.bodies);
+        bodies.push(deadline);
+        self.read_deadline.store(bodies.iter().copied().min().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The body that had `deadline` is complete, or no longer wanted.
+    pub fn body_done(&self, deadline: Deadline) {
+        let mut bodies = lock(&self.bodies);
+        if let Some(index) = bodies.iter().position(|body| *body == deadline) {
+            bodies.swap_remove(index);
+        }
+        self.read_deadline.store(bodies.iter().copied().min().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The peer is behind in taking what it was sent; 0 once it has caught up.
+    pub fn write_until(&self, deadline: Deadline) {
+        self.write_deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    pub fn shut_down(&self, cut: Cut) {
+        let socket = lock(&self.socket);
+        if let Some(fd) = *socket {
+            let first = self.cut.compare_exchange(
+                Cut::None as u8,
+                cut as u8,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            if first.is_ok() {
+                // SAFETY: the descriptor is open: `Registered` empties `socket` under this
+                // lock before the stream that owns the descriptor closes it.
+                let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+                let _ = socket2::SockRef::from(&fd).shutdown(Shutdown::Both);
+            }
+        }
+    }
+
+    fn expire(&self, now: Deadline) {
+        let read = self.read_deadline.load(Ordering::Relaxed);
+        let write = self.write_deadline.load(Ordering::Relaxed);
+        if read != 0 && read & !IDLE <= now {
+            self.shut_down(if read & IDLE != 0 { Cut::Idle } else { Cut::ReadDeadline });
+        } else if write != 0 && write <= now {
+            self.shut_down(Cut::WriteDeadline);
+        }
+    }
+}
+
+impl Registered {
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        lock(&self.connection.socket).take();
+        self.connections.connections.shard(self.connection.id).remove(&self.connection.id);
+        self.connections.metrics.connections.dec();
+        if let Some(established) = self.connection.established.get() {
+            established.tenant_count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A poisoned lock means a panic elsewhere; what it guards here is valid at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,347 @@
+//! From a request's header to a decision: answer it here, forward it, or refuse it.
+
+use std::sync::Arc;
+
+use http::header::{HOST, HeaderName};
+use http::{HeaderMap, Method};
+use pingora_http::RequestHeader;
+
+use crate::gate::ClientIdentity;
+use crate::names::ServerName;
+use crate::refusal::{Refusal, Refused};
+use crate::tenant::{ClientCertificateMode, Tenant, TenantDirectory, TenantEntry};
+use crate::trust::Verdict;
+use crate::upstream::parse_chain_header;
+
+use super::Edge;
+use super::answer::{Answer, accepts_token};
+use super::connection::{Connection, Judged};
+use super::path::{Target, target};
+use super::tls::{verdict_of, verdict_off_worker};
+
+const X_SSL_CERT_CHAIN: HeaderName = HeaderName::from_static("x-ssl-cert-chain");
+
+/// What becomes of a request.
+pub enum Decision {
+    Answer { answer: Answer, by_token_endpoint: bool },
+    Forward,
+    Refuse { refused: Refused, by_token_endpoint: bool },
+}
+
+/// Who the device is now: what the handshake found, judged anew after a change of the
+/// configuration and at the end of its validity.
+///
+/// # Errors
+/// The connection must end.
+pub async fn judge(edge: &Arc<Edge>, connection: &Connection) -> Result<Arc<Judged>, Refused> {
+    let (Some(judged), Some(established)) = (connection.judged(), connection.established()) else {
+        return Err(Refused::new(Refusal::ProtocolError, "a request before the handshake's end"));
+    };
+    if let ClientIdentity::Verified(chain) = &judged.identity
+        && edge.gate.clock().now() > chain.valid_until()
+    {
+        return Err(Refused::new(
+            Refusal::CertificateExpired,
+            "the chain's validity ended while the connection was open",
+        ));
+    }
+    if judged.generation == edge.generation_number() {
+        return Ok(judged);
+    }
+    let generation = edge.generation();
+    let tenant =
+        still_serves(&generation.directory, &judged.tenant, established.server_name.as_ref())?;
+    let identity = if Arc::ptr_eq(&tenant, &judged.tenant) {
+        judged.identity.clone()
+    } else {
+        let verdict = match established.chain.is_empty() {
+            true => None,
+            false => Some(verdict_of(edge, &tenant, &established.chain).await),
+        };
+        match verdict {
+            None if !established.asked_for_certificate => ClientIdentity::Anonymous,
+            verdict => edge.gate.identify(&tenant, verdict)?,
+        }
+    };
+    let judged = Arc::new(Judged::new(generation.number, tenant, identity));
+    connection.set_judged(judged.clone());
+    Ok(judged)
+}
+
+/// The tenant under its new configuration, if it still has the connection's server name.
+fn still_serves(
+    directory: &TenantDirectory,
+    tenant: &Tenant,
+    name: Option<&ServerName>,
+) -> Result<Arc<Tenant>, Refused> {
+    let gone = || Refused::new(Refusal::Misdirected, "the tenant no longer has this server name");
+    let entry = directory.by_id(&tenant.id).ok_or_else(gone)?;
+    if let Some(name) = name
+        && directory.find(name).is_none_or(|found| found.id() != &tenant.id)
+    {
+        return Err(gone());
+    }
+    match entry {
+        TenantEntry::Serviceable(tenant) => Ok(tenant.clone()),
+        TenantEntry::Unavailable(_) => Err(Refused::new(
+            Refusal::TenantUnavailable,
+            "the tenant's configuration has faults; `portcullis check` lists them",
+        )),
+    }
+}
+
+/// Decides on a request. May replace `judged` where the request completes the chain.
+pub async fn decide(
+    edge: &Arc<Edge>,
+    connection: &Connection,
+    judged: &mut Arc<Judged>,
+    request: &RequestHeader,
+) -> Decision {
+    let refuse = |refused| Decision::Refuse { refused, by_token_endpoint: false };
+    if let Err(refused) = check_authority(edge, connection, judged, request) {
+        return refuse(refused);
+    }
+    let target = target(request.uri.path());
+    match target {
+        Target::Jwks if request.method == Method::GET || request.method == Method::HEAD => {
+            return Decision::Answer {
+                answer: Answer::jwks(judged.tenant.keys.jwks()),
+                by_token_endpoint: false,
+            };
+        }
+        Target::Jwks => {
+            let answer = Answer::method_not_allowed("GET, HEAD");
+            return Decision::Answer { answer, by_token_endpoint: false };
+        }
+        Target::Ambiguous => {
+            return refuse(Refused::new(
+                Refusal::ProtocolError,
+                "the path is not an endpoint of the edge, but an upstream could read it as one",
+            ));
+        }
+        Target::Token | Target::Upstream => {}
+    }
+    if let Err(refused) = complete_chain(edge, connection, judged, &request.headers).await {
+        return refuse(refused);
+    }
+    match (target, &judged.identity) {
+        (Target::Token, _) => token(edge, connection, judged, request).await,
+        (_, ClientIdentity::Verified(chain)) => {
+            match edge.gate.authenticate(&judged.tenant, chain).await {
+                // A request that is not for a token carries its own credentials: a device that
+                // the registry does not know is the platform's to refuse.
+                Ok(_) | Err(Refused { refusal: Refusal::DeviceUnknown, .. }) => Decision::Forward,
+                Err(refused) => refuse(refused),
+            }
+        }
+        (_, ClientIdentity::Anonymous)
+            if judged.tenant.client_certificate == ClientCertificateMode::Required =>
+        {
+            refuse(Refused::new(
+                Refusal::CertificateMissing,
+                "this listener asks for no certificate and the tenant requires one",
+            ))
+        }
+        (_, ClientIdentity::Anonymous) => Decision::Forward,
+        (_, ClientIdentity::Undecided) => refuse(undecided()),
+    }
+}
+
+async fn token(
+    edge: &Arc<Edge>,
+    connection: &Connection,
+    judged: &Judged,
+    request: &RequestHeader,
+) -> Decision {
+    let tenant = &judged.tenant;
+    let answer = |answer| Decision::Answer { answer, by_token_endpoint: true };
+    let refuse = |refused| Decision::Refuse { refused, by_token_endpoint: true };
+    let Some(settings) = &tenant.tokens else { return answer(Answer::feature_off()) };
+    if request.method != Method::POST {
+        return answer(Answer::method_not_allowed("POST"));
+    }
+    if !accepts_token(&request.headers) {
+        return answer(Answer::not_acceptable());
+    }
+    let ClientIdentity::Verified(chain) = &judged.identity else {
+        return refuse(Refused::new(
+            Refusal::CertificateMissing,
+            "a token request without a client certificate",
+        ));
+    };
+    if let Some(established) = connection.established()
+        && let Err(refused) = header_certificates(&request.headers, established.chain.leaf())
+    {
+        return refuse(refused);
+    }
+    let device = match edge.gate.authenticate(tenant, chain).await {
+        Ok(device) => device,
+        Err(refused) => return refuse(refused),
+    };
+    match edge.gate.token(tenant, &device) {
+        Ok(issued) => answer(Answer::token(settings.response_type, issued.token.body().clone())),
+        Err(refused) => refuse(refused),
+    }
+}
+
+/// The authority must belong to the connection's tenant (RFC 9110 §7.4).
+fn check_authority(
+    edge: &Edge,
+    connection: &Connection,
+    judged: &Judged,
+    request: &RequestHeader,
+) -> Result<(), Refused> {
+    let refuse = |reason: &'static str| Refused::new(Refusal::Misdirected, reason);
+    let mut hosts = request.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(Refused::new(Refusal::ProtocolError, "two Host headers")),
+        (host, None) => {
+            host.map(|value| value.to_str().map_err(|_| refuse("the Host is not ASCII")))
+        }
+    };
+    let host = host.transpose()?;
+    let authority = match (request.uri.authority().map(|a| a.as_str()), host) {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
+            return Err(refuse("the request's authority and its Host differ"));
+        }
+        (Some(authority), _) => authority,
+        (None, Some(host)) => host,
+        (None, None) => return Err(refuse("the request names no authority")),
+    };
+    let name = host_of(authority).ok_or_else(|| refuse("the authority is malformed"))?;
+    let server_name = connection.established().and_then(|e| e.server_name.as_ref());
+    if server_name.is_some_and(|sni| sni.as_str().eq_ignore_ascii_case(name)) {
+        return Ok(());
+    }
+    match ServerName::parse(name) {
+        Ok(name) => match edge.generation().directory.find(&name) {
+            Some(entry) if entry.id() == &judged.tenant.id => Ok(()),
+            Some(_) => Err(refuse("the authority belongs to another tenant")),
+            None => Err(refuse("the authority belongs to no tenant")),
+        },
+        // A client that came without SNI came by address, and may say so.
+        Err(_) if server_name.is_none() && is_address(name) => Ok(()),
+        Err(_) => Err(refuse("the authority is not a host name")),
+    }
+}
+
+/// The host of `host[:port]`; no user information, no other decoration.
+fn host_of(authority: &str) -> Option<&str> {
+    if authority.starts_with('[') {
+        let (host, rest) = authority.split_at(authority.find(']')? + 1);
+        return valid_port(rest).then_some(host);
+    }
+    let (host, rest) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+    valid_port(rest).then_some(host)
+}
+
+fn valid_port(rest: &str) -> bool {
+    rest.is_empty()
+        || rest.strip_prefix(':').is_some_and(|port| {
+            !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit())
+        })
+}
+
+fn is_address(name: &str) -> bool {
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    bare.parse::<std::net::IpAddr>().is_ok()
+}
+
+fn undecided() -> Refused {
+    Refused::new(
+        Refusal::CertificateMissing,
+        "the device sent only its leaf and the request does not complete the chain",
+    )
+}
+
+/// Completes an undecided chain by the request's header; the verdict then holds for this
+/// connection. Header certificates are path-building input and prove nothing themselves.
+async fn complete_chain(
+    edge: &Arc<Edge>,
+    connection: &Connection,
+    judged: &mut Arc<Judged>,
+    headers: &HeaderMap,
+) -> Result<(), Refused> {
+    if !matches!(judged.identity, ClientIdentity::Undecided) {
+        return Ok(());
+    }
+    let Some(established) = connection.established() else { return Err(undecided()) };
+    if let Some(peer) = connection.peer()
+        && !edge.attempts.allow(peer.ip(), edge.generation().limits.undecided_attempts_per_address)
+    {
+        return Err(Refused::new(
+            Refusal::RateLimited,
+            "too many attempts to complete a chain from this address",
+        ));
+    }
+    let extra = header_certificates(headers, established.chain.leaf())?;
+    if extra.is_empty() {
+        return Err(undecided());
+    }
+    let chain = established.chain.ders().into_iter().map(<[u8]>::to_vec).collect();
+    match verdict_off_worker(edge, &judged.tenant, chain, extra).await {
+        Verdict::Verified(chain) => {
+            let identity = ClientIdentity::Verified(chain);
+            let completed = Judged::new(judged.generation, judged.tenant.clone(), identity);
+            *judged = Arc::new(completed);
+            connection.set_judged(judged.clone());
+            Ok(())
+        }
+        Verdict::Undecided(refused) => Err(Refused::new(
+            Refusal::CertificateMissing,
+            format!("the header does not complete the chain: {}", refused.reason),
+        )),
+        Verdict::Refused(refused) => Err(refused),
+    }
+}
+
+/// The CA certificates of `X-Ssl-Cert-Chain`, as a device sends it.
+///
+/// # Errors
+/// 400 where it cannot be parsed, 401 where an end-entity certificate in it is not the one
+/// of the TLS handshake.
+fn header_certificates(
+    headers: &HeaderMap,
+    tls_leaf: Option<&[u8]>,
+) -> Result<Vec<Vec<u8>>, Refused> {
+    let malformed = |reason: String| Refused::new(Refusal::CertificateMalformed, reason);
+    let mut values = headers.get_all(X_SSL_CERT_CHAIN).iter();
+    let Some(value) = values.next() else { return Ok(Vec::new()) };
+    if values.next().is_some() {
+        return Err(malformed("X-Ssl-Cert-Chain stands twice".into()));
+    }
+    let mut authorities = Vec::new();
+    let certificates = parse_chain_header(value.as_bytes())
+        .map_err(|fault| malformed(format!("X-Ssl-Cert-Chain: {fault}")))?;
+    for der in certificates {
+        if tls_leaf == Some(der.as_slice()) {
+            continue;
+        }
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der)
+            .map_err(|_| malformed("X-Ssl-Cert-Chain: a certificate does not parse".into()))?;
+        if !certificate.is_ca() {
+            return Err(Refused::new(
+                Refusal::CertificateMissing,
+                "X-Ssl-Cert-Chain holds an end-entity certificate other than the handshake's",
+            ));
+        }
+        authorities.push(der);
+    }
+    Ok(authorities)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_a_host_and_perhaps_a_port() {
+        assert_eq!(host_of("a.example"), Some("a.example"));
+        assert_eq!(host_of("a.example:8443"), Some("a.example"));
+        assert_eq!(host_of("[::1]:8443"), Some("[::1]"));
+        for odd in ["a.example:", "a.example:x", "a.example:123456", "a:1:2", "[::1", "[::1]x"] {
+            assert_eq!(host_of(odd), None, "{odd}");
+        }
+        assert!(is_address("192.0.2.1") && is_address("[::1]") && !is_address("a.example"));
+    }
+}

@@ -1,0 +1,93 @@
+//! What the upstream sees of a device: the tenant's identity headers, where the request came
+//! from, and nothing that a device made up.
+
+use std::net::IpAddr;
+
+use http::header::{HeaderName, HeaderValue};
+use pingora_error::{ErrorType, OrErr, Result};
+use pingora_http::RequestHeader;
+
+use crate::gate::ClientIdentity;
+use crate::metrics::Metrics;
+
+use super::connection::{Connection, Judged};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+
+/// Rewrites a request's header for the upstream. Runs after Pingora has removed what is
+/// hop-by-hop, so that no `Connection` header can take the injected headers out again.
+pub fn rewrite(
+    request: &mut RequestHeader,
+    connection: &Connection,
+    judged: &Judged,
+    request_id: &str,
+    metrics: &Metrics,
+) -> Result<()> {
+    let forward = &judged.tenant.forward;
+    strip(request, |name| forward.strips(name));
+    if let ClientIdentity::Verified(chain) = &judged.identity {
+        let headers = judged.headers.get_or_init(|| forward.identity_headers(chain));
+        if headers.reduced {
+            metrics.forward_headers_reduced.inc();
+        }
+        for (name, value) in &headers.list {
+            request.insert_header(name.clone(), value.clone())?;
+        }
+    }
+    if !forward.trust_forwarded {
+        for name in [FORWARDED, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP] {
+            request.remove_header(&name);
+        }
+        request.remove_header(&X_FORWARDED_FOR);
+    }
+    forwarded_for(request, connection)?;
+    if !request.headers.contains_key(&X_FORWARDED_PROTO) || !forward.trust_forwarded {
+        request.insert_header(X_FORWARDED_PROTO, HTTPS)?;
+    }
+    if !request.headers.contains_key(&X_FORWARDED_HOST)
+        && let Some(host) = request.headers.get(http::header::HOST).cloned()
+    {
+        request.insert_header(X_FORWARDED_HOST, host)?;
+    }
+    request.insert_header(X_REQUEST_ID, request_id)
+}
+
+/// Appends the device's address to what is trusted, or stands alone.
+fn forwarded_for(request: &mut RequestHeader, connection: &Connection) -> Result<()> {
+    let Some(peer) = connection.peer() else { return Ok(()) };
+    let own = connection.forwarded_for(|| address_value(peer.ip()));
+    let Some(own) = own else { return Ok(()) };
+    let before: Vec<&HeaderValue> = request.headers.get_all(&X_FORWARDED_FOR).iter().collect();
+    if before.is_empty() {
+        return request.insert_header(X_FORWARDED_FOR, own);
+    }
+    let mut list = Vec::with_capacity(64);
+    for value in before {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(own.as_bytes());
+    let list = HeaderValue::from_maybe_shared(bytes::Bytes::from(list))
+        .or_err(ErrorType::InvalidHTTPHeader, "X-Forwarded-For")?;
+    request.insert_header(X_FORWARDED_FOR, list)
+}
+
+fn address_value(address: IpAddr) -> Option<HeaderValue> {
+    HeaderValue::from_str(&address.to_canonical().to_string()).ok()
+}
+
+fn strip(request: &mut RequestHeader, strips: impl Fn(&HeaderName) -> bool) {
+    // Almost no request has any: look first, collect only what is found.
+    let found: Vec<HeaderName> =
+        request.headers.keys().filter(|name| strips(name)).cloned().collect();
+    for name in found {
+        request.remove_header(&name);
+    }
+}

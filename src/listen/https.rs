@@ -1,0 +1,488 @@
+//! A request as Pingora drives it: decide, choose a server, rewrite, answer faults, log.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use crate::gate::ClientIdentity;
+use crate::metrics::{Answered, TokenResult};
+use crate::refusal::{Refusal, Refused};
+use crate::upstream::Picked;
+
+use super::Edge;
+use super::answer::Answer;
+use super::connection::{Connection, Judged};
+use super::decide::{Decision, decide, judge};
+use super::forward;
+
+/// Body bytes of a request that the edge answers itself; read and dropped, so that the
+/// connection stays usable.
+const DRAINED_BODY_BYTES: usize = 64 * 1024;
+/// A stream of h2 whose window the peer keeps shut ends after this time.
+const H2_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The edge's side of Pingora's proxy.
+pub struct Front {
+    edge: Arc<Edge>,
+}
+
+impl Front {
+    pub fn new(edge: Arc<Edge>) -> Front {
+        Front { edge }
+    }
+}
+
+/// One request, from its header to its last byte.
+pub struct Request {
+    id: RequestId,
+    started: Instant,
+    connection: Option<Arc<Connection>>,
+    judged: Option<Arc<Judged>>,
+    picked: Option<Picked>,
+    tried: Vec<usize>,
+    upstream_asked: Option<Instant>,
+    body_deadline: Option<u64>,
+    body_bytes: u64,
+    answered: Answered,
+    refused: Option<Refused>,
+}
+
+#[async_trait]
+impl ProxyHttp for Front {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        Request {
+            id: RequestId::new(),
+            started: Instant::now(),
+            connection: None,
+            judged: None,
+            picked: None,
+            tried: Vec::new(),
+            upstream_asked: None,
+            body_deadline: None,
+            body_bytes: 0,
+            answered: Answered::Edge,
+            refused: None,
+        }
+    }
+
+    /// None: responses pass as the upstream made them.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Request) -> Result<bool> {
+        let Some(connection) = connection_of(session) else {
+            return Error::e_explain(ErrorType::InternalError, "a session without its connection");
+        };
+        ctx.connection = Some(connection.clone());
+        connection.header_done();
+        if self.edge.draining() {
+            session.set_keepalive(None);
+        }
+        // The connection's own deadlines replace Pingora's per-read ones.
+        session.set_read_timeout(None);
+        if session.is_http2() {
+            session.set_write_timeout(Some(H2_WRITE_TIMEOUT));
+        }
+        let mut judged = match judge(&self.edge, &connection).await {
+            Ok(judged) => judged,
+            Err(refused) => {
+                // Known for the log; the connection ends with the answer.
+                ctx.judged = connection.judged();
+                return self.refuse(session, ctx, refused, true).await;
+            }
+        };
+        let generation = self.edge.generation();
+        ctx.judged = Some(judged.clone());
+        let limits = &generation.limits;
+        if too_large(session.req_header(), limits.header_count, limits.header_bytes) {
+            ctx.refused = Some(Refused::new(Refusal::TooLarge, "header_count or header_bytes"));
+            let answer = Answer::header_too_large();
+            return self.answer(session, ctx, answer).await;
+        }
+        self.expect_body(session, ctx, &connection, limits.body_timeout);
+        let decision = decide(&self.edge, &connection, &mut judged, session.req_header()).await;
+        ctx.judged = Some(judged.clone());
+        match decision {
+            Decision::Forward => {
+                let limit = judged.tenant.limits.body_bytes;
+                if announced_bytes(session.req_header()).is_some_and(|bytes| bytes > limit) {
+                    let refused =
+                        Refused::new(Refusal::TooLarge, "limits.body_bytes of the tenant");
+                    return self.refuse(session, ctx, refused, false).await;
+                }
+                ctx.answered = Answered::Upstream;
+                Ok(false)
+            }
+            Decision::Answer { answer, by_token_endpoint } => {
+                if by_token_endpoint {
+                    ctx.answered = Answered::Token;
+                    if answer.status != 200 {
+                        judged.tenant.metrics.token(TokenResult::Refused);
+                    }
+                }
+                self.answer(session, ctx, answer).await
+            }
+            Decision::Refuse { refused, by_token_endpoint } => {
+                if by_token_endpoint {
+                    ctx.answered = Answered::Token;
+                    judged.tenant.metrics.token(TokenResult::Refused);
+                }
+                self.refuse(session, ctx, refused, false).await
+            }
+        }
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Request,
+    ) -> Result<()> {
+        ctx.body_bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if end_of_stream {
+            ctx.body_done();
+        }
+        if let Some(judged) = &ctx.judged
+            && ctx.body_bytes > judged.tenant.limits.body_bytes
+        {
+            return Error::e_explain(ErrorType::HTTPStatus(413), "limits.body_bytes of the tenant");
+        }
+        Ok(())
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Request) -> Result<Box<HttpPeer>> {
+        let Some(judged) = &ctx.judged else {
+            return Error::e_explain(ErrorType::InternalError, "a request that was not judged");
+        };
+        // Before the next choice, the last one gives its place back.
+        ctx.picked = None;
+        let Some(picked) = judged.tenant.upstream.pick(&ctx.tried) else {
+            return Error::e_explain(ErrorType::HTTPStatus(502), "no healthy server in the pool");
+        };
+        let peer = picked.peer();
+        ctx.picked = Some(picked);
+        ctx.upstream_asked = Some(Instant::now());
+        Ok(peer)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Request,
+    ) -> Result<()> {
+        let (Some(connection), Some(judged)) = (&ctx.connection, &ctx.judged) else {
+            return Error::e_explain(ErrorType::InternalError, "a request that was not judged");
+        };
+        forward::rewrite(request, connection, judged, ctx.id.text().as_str(), &self.edge.metrics)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Request,
+    ) -> Result<()> {
+        if !response.status.is_informational()
+            && let (Some(judged), Some(asked)) = (&ctx.judged, ctx.upstream_asked.take())
+        {
+            let seconds = asked.elapsed().as_secs_f64();
+            judged.tenant.upstream.metrics().answered(response.status.as_u16(), seconds);
+        }
+        Ok(())
+    }
+
+    /// Nothing has been sent to the server: another one is tried, whatever the method.
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Request,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if let (Some(picked), Some(judged)) = (ctx.picked.take(), &ctx.judged) {
+            picked.failed();
+            ctx.tried.push(picked.index());
+            let pool = &judged.tenant.upstream;
+            pool.metrics().failed();
+            error.set_retry(ctx.tried.len() <= pool.settings().retries);
+        }
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Request,
+    ) -> FailToProxy {
+        let refused = fault(error);
+        if *error.esource() == ErrorSource::Upstream
+            && let Some(judged) = &ctx.judged
+            && ctx.upstream_asked.is_some()
+        {
+            judged.tenant.upstream.metrics().failed();
+        }
+        let status = refused.refusal.http_status();
+        if ctx.refused.is_none() {
+            ctx.refused = Some(refused.clone());
+        }
+        let started = session.response_written().is_some();
+        let gone = *error.esource() == ErrorSource::Downstream
+            && matches!(
+                error.etype(),
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+            );
+        if !started && !gone {
+            let id = ctx.id.text();
+            let answer = Answer::refusal(refused.refusal, id.as_str()).closing();
+            // A device that is gone cannot be told.
+            let _ = answer.send(session, id.as_str()).await;
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Request) {
+        ctx.body_done();
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        if let (Some(error), None) = (error, &ctx.refused) {
+            ctx.refused = Some(fault(error));
+        }
+        if let Some(refused) = &ctx.refused {
+            self.edge.metrics.refused(refused.refusal);
+        }
+        let seconds = ctx.started.elapsed().as_secs_f64();
+        self.edge.metrics.request_done(ctx.answered, seconds);
+        if let Some(judged) = &ctx.judged
+            && status != 0
+        {
+            judged.tenant.metrics.request(status);
+        }
+        if ctx.refused.is_some() || self.edge.generation().log_requests {
+            self.log(session, ctx, status, seconds);
+        }
+    }
+
+    /// Every fault is in the request's one event; Pingora's own lines would hold wire bytes.
+    fn suppress_error_log(&self, _: &Session, _: &Request, _: &Error) -> bool {
+        true
+    }
+}
+
+impl Front {
+    /// Starts the clock of a body that is announced.
+    fn expect_body(
+        &self,
+        session: &mut Session,
+        ctx: &mut Request,
+        connection: &Connection,
+        timeout: Duration,
+    ) {
+        if !session.is_body_empty() && !session.is_upgrade_req() {
+            let deadline = self.edge.connections.after(timeout);
+            connection.body_until(deadline);
+            ctx.body_deadline = Some(deadline);
+        }
+    }
+
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        ctx: &mut Request,
+        refused: Refused,
+        close: bool,
+    ) -> Result<bool> {
+        let answer = Answer::refusal(refused.refusal, ctx.id.text().as_str());
+        ctx.refused = Some(refused);
+        self.answer(session, ctx, if close { answer.closing() } else { answer }).await
+    }
+
+    async fn answer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Request,
+        mut answer: Answer,
+    ) -> Result<bool> {
+        if !answer.close && !drained(session).await? {
+            answer = answer.closing();
+        }
+        ctx.body_done();
+        answer.send(session, ctx.id.text().as_str()).await?;
+        Ok(true)
+    }
+
+    fn log(&self, session: &Session, ctx: &Request, status: u16, seconds: f64) {
+        let request = session.req_header();
+        let tenant = ctx.judged.as_ref().map(|judged| judged.tenant.id.as_str());
+        let device = ctx.judged.as_ref().and_then(|judged| match &judged.identity {
+            ClientIdentity::Verified(chain) => Some(chain.device().as_str()),
+            _ => None,
+        });
+        let connection = ctx.connection.as_deref();
+        let id = ctx.id.text();
+        tracing::info!(
+            target: "portcullis::request",
+            connection = connection.map_or(0, Connection::id),
+            peer = connection.and_then(Connection::peer).map(tracing::field::display),
+            tenant,
+            device,
+            method = %Printable(request.method.as_str()),
+            path = %Printable(request.uri.path()),
+            status,
+            answered_by = ?ctx.answered,
+            refusal = ctx.refused.as_ref().map(|refused| refused.refusal.label()),
+            reason = ctx.refused.as_ref().map(|refused| refused.reason.as_ref()),
+            duration_ms = seconds * 1e3,
+            request_id = id.as_str(),
+            "request"
+        );
+    }
+}
+
+impl Request {
+    fn body_done(&mut self) {
+        if let (Some(deadline), Some(connection)) = (self.body_deadline.take(), &self.connection) {
+            connection.body_done(deadline);
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        // A request whose task ends early must not leave its deadline behind.
+        self.body_done();
+    }
+}
+
+fn connection_of(session: &Session) -> Option<Arc<Connection>> {
+    let digest = session.digest()?.proxy_digest.as_ref()?;
+    digest.user_data.as_ref()?.downcast_ref::<Arc<Connection>>().cloned()
+}
+
+fn too_large(request: &RequestHeader, count: usize, bytes: usize) -> bool {
+    let path = request.raw_path().len();
+    let fields = request.headers.iter();
+    let size: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    request.headers.len() > count || size + path + 16 > bytes
+}
+
+fn announced_bytes(request: &RequestHeader) -> Option<u64> {
+    if request.headers.contains_key(TRANSFER_ENCODING) {
+        return None;
+    }
+    request.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads a small body to its end; false where it is too large to.
+async fn drained(session: &mut Session) -> Result<bool> {
+    let mut left = DRAINED_BODY_BYTES;
+    while !session.is_body_done() {
+        match session.read_request_body().await? {
+            None => break,
+            Some(bytes) if bytes.len() > left => return Ok(false),
+            Some(bytes) => left -= bytes.len(),
+        }
+    }
+    Ok(true)
+}
+
+/// What an error of Pingora's means to the device.
+fn fault(error: &Error) -> Refused {
+    let refusal = match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(413), _) => Refusal::TooLarge,
+        (ErrorType::HTTPStatus(502), _) => Refusal::UpstreamUnavailable,
+        (ErrorType::HTTPStatus(_), _) => Refusal::ProtocolError,
+        (ErrorType::ReadTimedout | ErrorType::WriteTimedout, ErrorSource::Upstream) => {
+            Refusal::UpstreamTimeout
+        }
+        (_, ErrorSource::Upstream) => Refusal::UpstreamUnavailable,
+        (ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => Refusal::Timeout,
+        (_, ErrorSource::Downstream) => Refusal::ProtocolError,
+        _ => Refusal::UpstreamUnavailable,
+    };
+    Refused::new(refusal, format!("{} ({})", error.etype().as_str(), error.esource().as_str()))
+}
+
+/// A number that names a request in the log, in error bodies and to the upstream.
+#[derive(Clone, Copy)]
+struct RequestId(u64);
+
+impl RequestId {
+    /// Distinct within a process, and with near certainty among processes; no secret.
+    fn new() -> RequestId {
+        static START: LazyLock<u64> = LazyLock::new(|| {
+            let mut seed = [0; 8];
+            // Without randomness the ids of two processes could meet, which harms nobody.
+            let _ = boring::rand::rand_bytes(&mut seed);
+            u64::from_ne_bytes(seed)
+        });
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        // An odd multiplier makes neighbours look unlike each other and keeps them distinct.
+        RequestId(START.wrapping_add(n).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    fn text(self) -> Hex {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = [0; 16];
+        for (index, digit) in hex.iter_mut().enumerate() {
+            *digit = DIGITS[(self.0 >> (60 - 4 * index)) as usize & 15];
+        }
+        Hex(hex)
+    }
+}
+
+/// Sixteen hexadecimal digits.
+struct Hex([u8; 16]);
+
+impl Hex {
+    fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Text from the wire, made fit for one log line: at most 256 characters, everything that is
+/// not printable ASCII escaped.
+struct Printable<'t>(&'t str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars().take(256) {
+            match character {
+                ' '..='~' if character != '"' && character != '\\' => write!(f, "{character}")?,
+                _ => write!(f, "{}", character.escape_default())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_distinct_hex() {
+        let (a, b) = (RequestId::new().text(), RequestId::new().text());
+        assert_ne!(a.as_str(), b.as_str());
+        assert_eq!(a.as_str().len(), 16);
+    }
+
+    #[test]
+    fn wire_text_is_one_escaped_line() {
+        assert_eq!(Printable("/a\r\n\u{1b}[31mé\"").to_string(), r#"/a\r\n\u{1b}[31m\u{e9}\""#);
+    }
+}

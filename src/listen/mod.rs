@@ -1,0 +1,112 @@
+//! Sockets, deadlines and protocols: everything that meets a device.
+//!
+//! The way of a connection: [`accept`] takes it and counts it ([`caps`]), reads a PROXY
+//! header where one is due, makes the TLS handshake ([`tls`]) and drives its requests;
+//! [`https`] is Pingora's view of a request, [`decide`] what becomes of it, [`answer`] what
+//! the edge says itself, [`forward`] what the upstream sees.
+
+pub mod accept;
+mod answer;
+mod attempts;
+mod caps;
+mod connection;
+mod decide;
+mod forward;
+mod https;
+mod path;
+mod peer_chain;
+mod proxy_protocol;
+mod stream;
+mod tickets;
+mod tls;
+mod transport;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::gate::Gate;
+use crate::ip_range::IpRange;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::names::TenantId;
+use crate::tenant::TenantDirectory;
+
+pub use connection::{Connections, Cut};
+pub use https::Front;
+pub use tickets::TicketKeys;
+pub use tls::TlsServer;
+
+/// One HTTPS listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpsListener {
+    pub bind: SocketAddr,
+    /// Serves clients that send no SNI.
+    pub default_tenant: Option<TenantId>,
+    /// Peers that start with a PROXY protocol header; empty: none does.
+    pub proxy_protocol: Vec<IpRange>,
+    /// Off: asks no device for a certificate, and serves what needs none.
+    pub client_certificates: bool,
+}
+
+/// One generation of the configuration, swapped whole.
+pub struct Generation {
+    pub number: u64,
+    pub directory: TenantDirectory,
+    pub limits: Limits,
+    /// One log event for each request.
+    pub log_requests: bool,
+}
+
+/// What every connection of the process shares.
+pub struct Edge {
+    generation: ArcSwap<Generation>,
+    pub gate: Gate,
+    pub metrics: Arc<Metrics>,
+    pub tickets: TicketKeys,
+    pub connections: Connections,
+    caps: Arc<caps::Caps>,
+    attempts: attempts::Attempts,
+    draining: AtomicBool,
+}
+
+impl Edge {
+    pub fn new(gate: Gate, metrics: Arc<Metrics>, tickets: TicketKeys, first: Generation) -> Edge {
+        Edge {
+            generation: ArcSwap::from_pointee(first),
+            attempts: attempts::Attempts::new(gate.clock().clone()),
+            gate,
+            metrics,
+            tickets,
+            connections: Connections::default(),
+            caps: Arc::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The configuration in force. Hold it for one handshake or request, not longer.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.generation.load_full()
+    }
+
+    pub fn generation_number(&self) -> u64 {
+        self.generation.load().number
+    }
+
+    /// Puts the next generation in force: new connections see it at once, live ones with
+    /// their next request.
+    pub fn swap(&self, next: Generation) {
+        self.generation.store(Arc::new(next));
+    }
+
+    /// No connection is kept for another request from now on.
+    pub fn start_drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}

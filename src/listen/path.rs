@@ -1,0 +1,162 @@
+//! What a request asks for: the paths that the edge answers itself, told apart from those
+//! that only look like them.
+
+/// The platform's device token endpoint.
+pub const TOKEN_PATH: &str = "/devicecontrol/deviceAccessToken";
+/// RFC 7517 keys (the path is a convention of RFC 8414's registry neighbours).
+pub const JWKS_PATH: &str = "/.well-known/jwks.json";
+
+/// Whose a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Token,
+    Jwks,
+    Upstream,
+    /// Not an endpoint of the edge to the letter, but some server would read it as one.
+    Ambiguous,
+}
+
+/// Tells whose `path` (without query) is. The comparison with the edge's own paths is to the
+/// letter; whatever an upstream could fold to one of them (case, escapes, parameters, dots,
+/// doubled or reversed slashes, a NUL) is ambiguous, so that edge and upstream never read
+/// one request differently.
+pub fn target(path: &str) -> Target {
+    match path {
+        TOKEN_PATH => Target::Token,
+        JWKS_PATH => Target::Jwks,
+        _ if folds_to_own(path.as_bytes()) => Target::Ambiguous,
+        _ => Target::Upstream,
+    }
+}
+
+fn folds_to_own(path: &[u8]) -> bool {
+    // Every folding keeps at least the letters: a shorter path cannot become an own one.
+    if path.len() < JWKS_PATH.len().min(TOKEN_PATH.len()) {
+        return false;
+    }
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_~/".contains(b);
+    let folded;
+    let path = if path.iter().all(plain) && !path.windows(2).any(|pair| pair == b"//") {
+        path
+    } else {
+        folded = fold(path);
+        &folded
+    };
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    [TOKEN_PATH, JWKS_PATH].iter().any(|own| path.eq_ignore_ascii_case(own.as_bytes()))
+}
+
+/// The most generous reading that a server could give a path.
+fn fold(path: &[u8]) -> Vec<u8> {
+    let mut bytes = path.to_vec();
+    // Servers behind servers decode more than once; each round shortens the path.
+    while let Some(decoded) = decode(&bytes) {
+        bytes = decoded;
+    }
+    if let Some(end) = bytes.iter().position(|b| matches!(b, 0 | b'?' | b'#')) {
+        bytes.truncate(end);
+    }
+    let mut segments: Vec<&[u8]> = Vec::new();
+    for segment in bytes.split(|b| matches!(b, b'/' | b'\\')) {
+        let segment = segment.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+        match segment {
+            b"" | b"." => {}
+            b".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    let mut folded = Vec::with_capacity(bytes.len() + 1);
+    for segment in segments {
+        folded.push(b'/');
+        folded.extend_from_slice(segment);
+    }
+    folded
+}
+
+/// One round of percent-decoding, with the overlong UTF-8 forms of ASCII taken for what they
+/// stand for (RFC 3629 §10). `None`: nothing to decode.
+fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
+    let hex = |b: Option<&u8>| b.and_then(|b| (*b as char).to_digit(16));
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match (byte, hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            _ => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    let mut short = Vec::with_capacity(out.len());
+    let mut rest = out.as_slice();
+    while let Some((first, tail)) = rest.split_first() {
+        (short, rest) = match (first, tail) {
+            (0xC0 | 0xC1, [next @ 0x80..=0xBF, tail @ ..]) => {
+                short.push((first & 1) << 6 | (next & 0x3F));
+                (short, tail)
+            }
+            (0xE0, [middle @ 0x80..=0x81, next @ 0x80..=0xBF, tail @ ..]) => {
+                short.push((middle & 1) << 6 | (next & 0x3F));
+                (short, tail)
+            }
+            _ => {
+                short.push(*first);
+                (short, tail)
+            }
+        };
+    }
+    (short.len() < bytes.len()).then_some(short)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_path_is_taken_to_the_letter() {
+        assert_eq!(target(TOKEN_PATH), Target::Token);
+        assert_eq!(target(JWKS_PATH), Target::Jwks);
+        for other in
+            ["/", "/inventory/managedObjects", "/devicecontrol/operations", "/a%2fb;c//d/."]
+        {
+            assert_eq!(target(other), Target::Upstream, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_some_server_reads_as_the_token_path_is_ambiguous() {
+        for trick in [
+            "//devicecontrol/deviceAccessToken",
+            "/devicecontrol//deviceAccessToken",
+            "/devicecontrol/./deviceAccessToken",
+            "/x/../devicecontrol/deviceAccessToken",
+            "/devicecontrol/deviceAccessToken/",
+            "/devicecontrol/deviceAccessToken//",
+            "/devicecontrol/deviceAccessToken/.",
+            "/devicecontrol/%64eviceAccessToken",
+            "/devicecontrol%2fdeviceAccessToken",
+            "/devicecontrol%252fdeviceAccessToken",
+            "/%2e/devicecontrol/deviceAccessToken",
+            "/devicecontrol;x=y/deviceAccessToken",
+            "/devicecontrol/deviceAccessToken;jsessionid=1",
+            "/devicecontrol\\deviceAccessToken",
+            "/devicecontrol/deviceAccessToken%00",
+            "/devicecontrol/deviceAccessToken%00.css",
+            "/devicecontrol/deviceAccessToken%3Fx",
+            "/devicecontrol/deviceAccessToken%20",
+            "/devicecontrol%c0%afdeviceAccessToken",
+            "/devicecontrol%e0%80%afdeviceAccessToken",
+            "/DEVICECONTROL/DEVICEACCESSTOKEN",
+            "/devicecontrol/deviceaccesstoken",
+            "/.well-known/JWKS.json",
+        ] {
+            assert_eq!(target(trick), Target::Ambiguous, "{trick}");
+        }
+    }
+}

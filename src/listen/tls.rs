@@ -1,0 +1,524 @@
+//! The TLS handshake of a device: tenant by SNI, credentials, chain, session ticket.
+//!
+//! One context serves every listener and tenant. What differs by tenant is set on each
+//! session in the ClientHello callback, which runs before resumption is decided:
+//!
+//! 1. ClientHello: SNI → tenant; session id context, certificates, verify mode of the tenant
+//! 2. server name callback: the one place where `unrecognized_name` can be sent
+//! 3. ticket callback: a ticket opens only under the tenant's session context
+//! 4. certificate verification: the gate's verdict; a long chain is verified off the worker
+//! 5. after a resumption, which skips 4: the verdict is asked again
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use boring::error::ErrorStack;
+use boring::ex_data::Index;
+use boring::ssl::{
+    AlpnError, ClientHello, ErrorCode, ExtensionType, SniError, Ssl, SslAlert, SslContext,
+    SslContextBuilder, SslMethod, SslRef, SslSessionCacheMode, SslStream, SslVerifyError,
+    SslVerifyMode, SslVersion, TicketKeyCallbackResult, select_next_proto,
+};
+use boring_sys as ffi;
+use foreign_types_shared::ForeignTypeRef;
+
+use crate::gate::ClientIdentity;
+use crate::names::ServerName;
+use crate::refusal::{Refusal, Refused};
+use crate::tenant::{ClientCertificateMode, Tenant, TenantEntry};
+use crate::trust::Verdict;
+
+use super::peer_chain::PeerChain;
+use super::transport::Transport;
+use super::{Edge, Generation, HttpsListener};
+
+/// TLS 1.2 suites; 1.3 has its own. ECDHE and AEAD only (RFC 7525bis §4.2).
+const CIPHERS_12: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:\
+                          ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:\
+                          ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
+const GROUPS: &str = "X25519MLKEM768:X25519:P-256:P-384";
+const ALPN: &[u8] = b"\x02h2\x08http/1.1";
+const ALERT_CERTIFICATE_UNKNOWN: u8 = 46;
+
+/// Makes TLS sessions for devices.
+pub struct TlsServer {
+    context: SslContext,
+    slot: Slot,
+}
+
+/// Where a session keeps its handshake; empty once that has ended.
+type Slot = Index<Ssl, Option<Box<Handshake>>>;
+
+/// A handshake under way.
+struct Handshake {
+    edge: Arc<Edge>,
+    generation: Arc<Generation>,
+    listener: Arc<HttpsListener>,
+    server_name: Option<ServerName>,
+    tenant: Option<Arc<Tenant>>,
+    session_context: [u8; 32],
+    verdict: Option<Verdict>,
+    refused: Option<Refused>,
+}
+
+/// A handshake that has ended well.
+pub struct Accepted {
+    pub stream: SslStream<Transport>,
+    pub generation: Arc<Generation>,
+    pub server_name: Option<ServerName>,
+    pub tenant: Arc<Tenant>,
+    pub identity: ClientIdentity,
+    pub chain: PeerChain,
+    pub resumed: bool,
+}
+
+impl Accepted {
+    /// Ends the session with the refusal's alert.
+    pub fn alert(&self, refusal: Refusal) {
+        alert(&self.stream, refusal);
+    }
+}
+
+fn alert(stream: &SslStream<Transport>, refusal: Refusal) {
+    // SAFETY: the session is alive and its handshake is complete.
+    unsafe { ffi::SSL_send_fatal_alert(stream.ssl().as_ptr(), refusal.tls_alert()) };
+}
+
+/// A handshake that has ended badly: the reason, and the stream to close once the alert in
+/// it is sent.
+pub struct Rejected {
+    pub refused: Refused,
+    pub tenant: Option<Arc<Tenant>>,
+    pub stream: Option<SslStream<Transport>>,
+}
+
+impl TlsServer {
+    /// # Errors
+    /// Only where BoringSSL is out of memory.
+    pub fn new() -> Result<TlsServer, ErrorStack> {
+        let slot: Slot = Ssl::new_ex_index()?;
+        // SAFETY: this method keeps certificates as buffers, never as X509 objects; no
+        // function that needs those is called on this context or its sessions. The ticket
+        // callback, which boring admits only on a context marked as X509, does not.
+        let method = unsafe {
+            let mut method = SslMethod::tls_with_buffer();
+            method.assume_x509();
+            method
+        };
+        let mut context = SslContextBuilder::new(method)?;
+        context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+        context.set_max_proto_version(Some(SslVersion::TLS1_3))?;
+        context.set_cipher_list(CIPHERS_12)?;
+        context.set_curves_list(GROUPS)?;
+        context.set_session_cache_mode(SslSessionCacheMode::OFF);
+        // SAFETY: the context is alive. One ticket a handshake: a device resumes one
+        // connection at a time, and each resumption brings the next ticket. The pool lets
+        // the intermediates of a fleet be held once; the context takes the reference.
+        unsafe {
+            ffi::SSL_CTX_set_num_tickets(context.as_ptr(), 1);
+            ffi::SSL_CTX_set0_buffer_pool(context.as_ptr(), ffi::CRYPTO_BUFFER_POOL_new());
+        }
+        context.set_select_certificate_callback(move |hello| {
+            choose_tenant(hello, slot);
+            Ok(())
+        });
+        context.set_servername_callback(move |ssl, alert| name_verdict(ssl, alert, slot));
+        context.set_alpn_select_callback(|_, offered| {
+            select_next_proto(ALPN, offered).ok_or(AlpnError::ALERT_FATAL)
+        });
+        context
+            .set_custom_verify_callback(SslVerifyMode::PEER, move |ssl| chain_verdict(ssl, slot));
+        // SAFETY: `TicketKeys` sets the name, the cipher and the MAC of every ticket it
+        // answers `Success` for.
+        unsafe {
+            context.set_ticket_key_callback(move |ssl, name, iv, cipher, mac, sealing| {
+                let Some(handshake) = ssl.ex_data(slot).and_then(Option::as_ref) else {
+                    return TicketKeyCallbackResult::Noop;
+                };
+                let tickets = &handshake.edge.tickets;
+                if sealing {
+                    tickets.seal(&handshake.session_context, name, iv, cipher, mac)
+                } else {
+                    tickets.open(&handshake.session_context, name, iv, cipher, mac)
+                }
+            });
+        }
+        Ok(TlsServer { context: context.build(), slot })
+    }
+
+    /// Makes the handshake. The caller sets the deadline.
+    pub async fn accept(
+        &self,
+        edge: &Arc<Edge>,
+        listener: &Arc<HttpsListener>,
+        transport: Transport,
+    ) -> Result<Accepted, Box<Rejected>> {
+        let failed = |stream, tenant, refused| Box::new(Rejected { refused, tenant, stream });
+        let memory = |_| Refused::new(Refusal::Overloaded, "no memory for a TLS session");
+        let mut ssl = Ssl::new(&self.context).map_err(|e| failed(None, None, memory(e)))?;
+        // SAFETY: the session is alive.
+        unsafe { ffi::SSL_set_accept_state(ssl.as_ptr()) };
+        // SAFETY: the session is alive. What the handshake alone needs is freed at its end.
+        unsafe { ffi::SSL_set_shed_handshake_config(ssl.as_ptr(), 1) };
+        ssl.set_ex_data(
+            self.slot,
+            Some(Box::new(Handshake {
+                edge: edge.clone(),
+                generation: edge.generation(),
+                listener: listener.clone(),
+                server_name: None,
+                tenant: None,
+                session_context: [0; 32],
+                verdict: None,
+                refused: None,
+            })),
+        );
+        let mut stream =
+            SslStream::new(ssl, transport).map_err(|e| failed(None, None, memory(e)))?;
+        let ended = self.handshake(edge, &mut stream).await;
+        let Some(handshake) = stream.ssl_mut().ex_data_mut(self.slot).and_then(Option::take) else {
+            let refused = Refused::new(Refusal::ProtocolError, "the handshake left no state");
+            return Err(failed(Some(stream), None, refused));
+        };
+        let Handshake { generation, tenant, server_name, verdict, refused, .. } = *handshake;
+        if let Err(error) = ended {
+            let refused = refused.unwrap_or(error);
+            return Err(failed(Some(stream), tenant, refused));
+        }
+        let Some(tenant) = tenant else {
+            let refused = Refused::new(Refusal::ServerNameUnknown, "the handshake chose no tenant");
+            return Err(failed(Some(stream), None, refused));
+        };
+        let chain = PeerChain::of(stream.ssl());
+        let resumed = stream.ssl().session_reused();
+        let verdict = match verdict {
+            // A resumption runs no verification: the chain comes out of the ticket.
+            None if !chain.is_empty() => Some(verdict_of(edge, &tenant, &chain).await),
+            verdict => verdict,
+        };
+        let identity = match verdict {
+            None if !listener.client_certificates => Ok(ClientIdentity::Anonymous),
+            verdict => edge.gate.identify(&tenant, verdict),
+        };
+        match identity {
+            Ok(identity) => {
+                Ok(Accepted { stream, generation, server_name, tenant, identity, chain, resumed })
+            }
+            Err(refused) => {
+                alert(&stream, refused.refusal);
+                Err(failed(Some(stream), Some(tenant), refused))
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        edge: &Arc<Edge>,
+        stream: &mut SslStream<Transport>,
+    ) -> Result<(), Refused> {
+        loop {
+            match std::future::poll_fn(|cx| poll_handshake(stream, cx)).await? {
+                Step::Done => return Ok(()),
+                Step::Verify => {
+                    let handshake = stream.ssl().ex_data(self.slot).and_then(Option::as_ref);
+                    let tenant = handshake.and_then(|handshake| handshake.tenant.clone());
+                    let Some(tenant) = tenant else {
+                        return Err(Refused::new(
+                            Refusal::ProtocolError,
+                            "verification without a tenant",
+                        ));
+                    };
+                    let chain = PeerChain::of(stream.ssl());
+                    let verdict = verdict_of(edge, &tenant, &chain).await;
+                    if let Some(handshake) =
+                        stream.ssl_mut().ex_data_mut(self.slot).and_then(Option::as_mut)
+                    {
+                        handshake.verdict = Some(verdict);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The verdict on a presented chain, from the cache, at once, or from the blocking pool.
+pub async fn verdict_of(edge: &Arc<Edge>, tenant: &Arc<Tenant>, chain: &PeerChain) -> Verdict {
+    let ders = chain.ders();
+    if let Some(verdict) = edge.gate.quick_verdict(tenant, &ders, &[]) {
+        return verdict;
+    }
+    let owned: Vec<Vec<u8>> = ders.into_iter().map(<[u8]>::to_vec).collect();
+    verdict_off_worker(edge, tenant, owned, Vec::new()).await
+}
+
+/// The verdict on a long chain, or on one completed by a header.
+pub async fn verdict_off_worker(
+    edge: &Arc<Edge>,
+    tenant: &Arc<Tenant>,
+    chain: Vec<Vec<u8>>,
+    extra: Vec<Vec<u8>>,
+) -> Verdict {
+    let (edge, tenant) = (edge.clone(), tenant.clone());
+    let verify = move || {
+        let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+        let extra: Vec<&[u8]> = extra.iter().map(Vec::as_slice).collect();
+        edge.gate.verdict(&tenant, &chain, &extra)
+    };
+    tokio::task::spawn_blocking(verify).await.unwrap_or_else(|_| {
+        Verdict::Refused(Refused::new(Refusal::CertificateMalformed, "the verifier did not answer"))
+    })
+}
+
+enum Step {
+    Done,
+    Verify,
+}
+
+fn poll_handshake(
+    stream: &mut SslStream<Transport>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Step, Refused>> {
+    stream.get_mut().poll_for(cx);
+    let result = stream.do_handshake();
+    // Whatever the outcome: what BoringSSL wrote (a flight, an alert) leaves before waiting.
+    // After a success the tickets may ride with the first answer.
+    match result {
+        Ok(()) => Poll::Ready(Ok(Step::Done)),
+        Err(error) => match error.code() {
+            ErrorCode::WANT_CERTIFICATE_VERIFY => Poll::Ready(Ok(Step::Verify)),
+            ErrorCode::WANT_READ => {
+                let mut sent = 0;
+                match stream.get_mut().poll_send(cx, &mut sent) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(broken(&error))),
+                    // Sent or not: the read that BoringSSL wants has registered the task.
+                    _ => Poll::Pending,
+                }
+            }
+            _ => Poll::Ready(Err(handshake_fault(&error))),
+        },
+    }
+}
+
+fn broken(error: &io::Error) -> Refused {
+    Refused::new(Refusal::ProtocolError, format!("the connection broke: {}", error.kind()))
+}
+
+/// The reason of a failed handshake, in BoringSSL's fixed words (no bytes of the peer's).
+fn handshake_fault(error: &boring::ssl::Error) -> Refused {
+    if let Some(error) = error.io_error() {
+        return broken(error);
+    }
+    let reason = error.ssl_error().and_then(|stack| stack.errors().first()?.reason());
+    match reason {
+        Some("PEER_DID_NOT_RETURN_A_CERTIFICATE") => {
+            Refused::new(Refusal::CertificateMissing, "the tenant requires a client certificate")
+        }
+        Some(reason) => Refused::new(Refusal::ProtocolError, format!("TLS handshake: {reason}")),
+        None => Refused::new(Refusal::ProtocolError, "the peer closed during the TLS handshake"),
+    }
+}
+
+/// Callback 1. Never fails: a refusal is kept for callback 2, which can name it.
+fn choose_tenant(mut hello: ClientHello<'_>, slot: Slot) {
+    let server_name = server_name(hello.get_extension(ExtensionType::SERVER_NAME));
+    let ssl = hello.ssl_mut();
+    let Some(handshake) = ssl.ex_data_mut(slot).and_then(Option::as_mut) else { return };
+    match find_tenant(handshake, server_name) {
+        Ok(tenant) => {
+            handshake.session_context = tenant.session_context();
+            handshake.tenant = Some(tenant.clone());
+            let context = handshake.session_context;
+            let asks = handshake.listener.client_certificates;
+            if set_up(ssl, &tenant, &context, asks).is_err()
+                && let Some(handshake) = ssl.ex_data_mut(slot).and_then(Option::as_mut)
+            {
+                handshake.refused =
+                    Some(Refused::new(Refusal::Overloaded, "no memory for a TLS session"));
+            }
+        }
+        Err(refused) => handshake.refused = Some(refused),
+    }
+}
+
+fn find_tenant(
+    handshake: &mut Handshake,
+    server_name: Result<Option<ServerName>, &'static str>,
+) -> Result<Arc<Tenant>, Refused> {
+    let refuse = |reason: &'static str| Refused::new(Refusal::ServerNameUnknown, reason);
+    let directory = &handshake.generation.directory;
+    let name = server_name.map_err(refuse)?;
+    let entry = match (&name, &handshake.listener.default_tenant) {
+        (Some(name), _) => {
+            directory.find(name).ok_or_else(|| refuse("no tenant has this server name"))?
+        }
+        (None, Some(id)) => {
+            directory.by_id(id).ok_or_else(|| refuse("the default tenant is gone"))?
+        }
+        (None, None) => return Err(refuse("no SNI, and the listener has no default tenant")),
+    };
+    let tenant = match entry {
+        TenantEntry::Serviceable(tenant) => tenant.clone(),
+        TenantEntry::Unavailable(_) => {
+            return Err(Refused::new(
+                Refusal::TenantUnavailable,
+                "the tenant's configuration has faults; `portcullis check` lists them",
+            ));
+        }
+    };
+    handshake.server_name = name;
+    Ok(tenant)
+}
+
+/// Puts the tenant's settings on the session.
+fn set_up(
+    ssl: &mut SslRef,
+    tenant: &Tenant,
+    session_context: &[u8; 32],
+    asks_for_certificate: bool,
+) -> Result<(), ErrorStack> {
+    for certificate in &tenant.certificates {
+        ssl.add_credential(certificate.credential())?;
+    }
+    let mode =
+        if asks_for_certificate { tenant.client_certificate } else { ClientCertificateMode::None };
+    ssl.set_verify(match mode {
+        ClientCertificateMode::Required => {
+            SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT
+        }
+        ClientCertificateMode::Optional => SslVerifyMode::PEER,
+        ClientCertificateMode::None => SslVerifyMode::NONE,
+    });
+    // A listener that asks for no certificate must not share sessions with one that does.
+    let mut bound = *session_context;
+    bound[0] ^= u8::from(!asks_for_certificate);
+    // SAFETY: the session is alive; the context is copied.
+    let done =
+        unsafe { ffi::SSL_set_session_id_context(ssl.as_ptr(), bound.as_ptr(), bound.len()) };
+    if done != 1 {
+        return Err(ErrorStack::get());
+    }
+    if tenant.send_ca_names && mode != ClientCertificateMode::None {
+        send_ca_names(ssl, tenant);
+    }
+    Ok(())
+}
+
+/// Lists the anchors' subjects in CertificateRequest (RFC 8446 §4.2.4).
+fn send_ca_names(ssl: &mut SslRef, tenant: &Tenant) {
+    // SAFETY: every buffer's reference goes to the stack, and the stack to the session.
+    unsafe {
+        let stack = ffi::OPENSSL_sk_new_null();
+        for anchor in tenant.trust.anchors() {
+            let subject = &anchor.subject_der;
+            let buffer =
+                ffi::CRYPTO_BUFFER_new(subject.as_ptr(), subject.len(), std::ptr::null_mut());
+            ffi::OPENSSL_sk_push(stack, buffer.cast());
+        }
+        ffi::SSL_set0_client_CAs(ssl.as_ptr(), stack.cast());
+    }
+}
+
+/// Callback 2: says the refusal of callback 1 with the right alert.
+fn name_verdict(ssl: &mut SslRef, alert: &mut SslAlert, slot: Slot) -> Result<(), SniError> {
+    let handshake = ssl.ex_data(slot).and_then(Option::as_deref);
+    let refusal = match handshake {
+        Some(Handshake { refused: None, tenant: Some(_), .. }) => return Ok(()),
+        Some(Handshake { refused: Some(refused), .. }) => refused.refusal,
+        _ => Refusal::ServerNameUnknown,
+    };
+    *alert = to_alert(refusal.tls_alert());
+    Err(SniError::ALERT_FATAL)
+}
+
+/// Callback 4.
+fn chain_verdict(ssl: &mut SslRef, slot: Slot) -> Result<(), SslVerifyError> {
+    let chain = PeerChain::of(ssl);
+    let Some(handshake) = ssl.ex_data_mut(slot).and_then(Option::as_mut) else {
+        return Err(SslVerifyError::Invalid(to_alert(ALERT_CERTIFICATE_UNKNOWN)));
+    };
+    let Some(tenant) = handshake.tenant.clone() else {
+        return Err(SslVerifyError::Invalid(to_alert(ALERT_CERTIFICATE_UNKNOWN)));
+    };
+    let gate = &handshake.edge.gate;
+    let verdict = match handshake.verdict.take() {
+        Some(verdict) => verdict,
+        None => match gate.quick_verdict(&tenant, &chain.ders(), &[]) {
+            Some(verdict) => verdict,
+            None => return Err(SslVerifyError::Retry),
+        },
+    };
+    handshake.verdict = Some(verdict.clone());
+    match gate.identify(&tenant, Some(verdict)) {
+        Ok(_) => Ok(()),
+        Err(refused) => {
+            let alert = to_alert(refused.refusal.tls_alert());
+            handshake.refused = Some(refused);
+            Err(SslVerifyError::Invalid(alert))
+        }
+    }
+}
+
+/// boring names alerts and takes no numbers; these are all that [`Refusal::tls_alert`] gives.
+fn to_alert(alert: u8) -> SslAlert {
+    match alert {
+        42 => SslAlert::BAD_CERTIFICATE,
+        43 => SslAlert::UNSUPPORTED_CERTIFICATE,
+        44 => SslAlert::CERTIFICATE_REVOKED,
+        45 => SslAlert::CERTIFICATE_EXPIRED,
+        46 => SslAlert::CERTIFICATE_UNKNOWN,
+        47 => SslAlert::ILLEGAL_PARAMETER,
+        48 => SslAlert::UNKNOWN_CA,
+        49 => SslAlert::ACCESS_DENIED,
+        112 => SslAlert::UNRECOGNIZED_NAME,
+        116 => SslAlert::CERTIFICATE_REQUIRED,
+        _ => SslAlert::INTERNAL_ERROR,
+    }
+}
+
+/// The host name of a server_name extension (RFC 6066 §3): none, or exactly one.
+fn server_name(extension: Option<&[u8]>) -> Result<Option<ServerName>, &'static str> {
+    const MALFORMED: &str = "the SNI extension is malformed";
+    let Some(bytes) = extension else { return Ok(None) };
+    let (list, rest) = length_prefixed(bytes).ok_or(MALFORMED)?;
+    let (kind, entry) = list.split_first().ok_or(MALFORMED)?;
+    let (name, more) = length_prefixed(entry).ok_or(MALFORMED)?;
+    if *kind != 0 || !rest.is_empty() || !more.is_empty() {
+        return Err(MALFORMED);
+    }
+    let name = str::from_utf8(name).map_err(|_| "the SNI is not ASCII")?;
+    ServerName::parse(name).map(Some).map_err(|_| "the SNI is not a host name in A-labels")
+}
+
+fn length_prefixed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sni_is_one_host_name_or_a_refusal() {
+        let sni = |name: &[u8]| {
+            let mut bytes = ((name.len() + 3) as u16).to_be_bytes().to_vec();
+            bytes.push(0);
+            bytes.extend((name.len() as u16).to_be_bytes());
+            bytes.extend(name);
+            bytes
+        };
+        assert_eq!(server_name(None), Ok(None));
+        let mixed = server_name(Some(&sni(b"Acme.Example.com"))).unwrap().unwrap();
+        assert_eq!(mixed.as_str(), "acme.example.com");
+        let long = [b'a'; 255];
+        for odd in [&b""[..], b"a\0b", b"192.0.2.1", "bücher".as_bytes(), &long, b"a."] {
+            assert!(server_name(Some(&sni(odd))).is_err(), "{odd:?}");
+        }
+        let mut two = sni(b"a.example");
+        two.extend(sni(b"b.example"));
+        for malformed in [&two[..], b"", b"\0", b"\0\x04\0\0\x01"] {
+            assert!(server_name(Some(malformed)).is_err());
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Exit codes only; see `portcullis --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portcullis::cli::main()
+}

@@ -1,0 +1,91 @@
+//! Every device's status, in memory.
+
+use std::array;
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use boring::sha::Sha256;
+
+use super::DeviceStatus;
+use crate::names::{DeviceId, TenantId};
+
+/// Half of a SHA-256, whatever the length of the names: 17 bytes a device with its status,
+/// 20 to 40 with the table's slack. To find two names that share one takes 2^64 attempts,
+/// to find the other name of a given device 2^128.
+type Key = [u8; 16];
+
+/// Enough that readers seldom meet a writer; a writer holds a lock for one insertion.
+const SHARDS: usize = 64;
+
+pub(super) struct Statuses {
+    shards: [RwLock<HashMap<Key, DeviceStatus>>; SHARDS],
+}
+
+impl Default for Statuses {
+    fn default() -> Statuses {
+        Statuses { shards: array::from_fn(|_| RwLock::default()) }
+    }
+}
+
+impl Statuses {
+    pub(super) fn get(&self, tenant: &TenantId, device: &DeviceId) -> Option<DeviceStatus> {
+        let key = key(tenant, device);
+        self.shard(&key).read().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
+    }
+
+    pub(super) fn set(&self, tenant: &TenantId, device: &DeviceId, status: DeviceStatus) {
+        let key = key(tenant, device);
+        self.shard(&key).write().unwrap_or_else(PoisonError::into_inner).insert(key, status);
+    }
+
+    fn shard(&self, key: &Key) -> &RwLock<HashMap<Key, DeviceStatus>> {
+        let [first, ..] = *key;
+        &self.shards[usize::from(first) % SHARDS]
+    }
+}
+
+/// Over the length-prefixed names, so that no two pairs run together.
+fn key(tenant: &TenantId, device: &DeviceId) -> Key {
+    let mut hash = Sha256::new();
+    for name in [tenant.as_str(), device.as_str()] {
+        hash.update(&(name.len() as u64).to_be_bytes());
+        hash.update(name.as_bytes());
+    }
+    let digest = hash.finish();
+    array::from_fn(|at| digest[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_devices_take_less_than_fifty_megabytes() {
+        let statuses = Statuses::default();
+        let tenant = TenantId::parse("acme").unwrap();
+        for index in 0..1_000_000 {
+            let device = DeviceId::parse(&format!("device-{index:0>100}")).unwrap();
+            statuses.set(&tenant, &device, DeviceStatus::Active);
+        }
+        let held: usize = statuses.shards.iter().map(|shard| shard.read().unwrap().len()).sum();
+        assert_eq!(held, 1_000_000);
+        // A table has 8 buckets for 7 entries, each with a byte of control data.
+        let bytes: usize = statuses
+            .shards
+            .iter()
+            .map(|shard| shard.read().unwrap().capacity() / 7 * 8)
+            .map(|buckets| buckets * (size_of::<(Key, DeviceStatus)>() + 1))
+            .sum();
+        assert!(bytes < 50_000_000, "{bytes}");
+    }
+
+    #[test]
+    fn names_that_run_together_are_two_devices() {
+        let statuses = Statuses::default();
+        let tenant = |text| TenantId::parse(text).unwrap();
+        let device = |text| DeviceId::parse(text).unwrap();
+        statuses.set(&tenant("ab"), &device("c"), DeviceStatus::Blocked);
+        assert_eq!(statuses.get(&tenant("a"), &device("bc")), None);
+        assert_eq!(statuses.get(&tenant("ab"), &device("c")), Some(DeviceStatus::Blocked));
+    }
+}

@@ -1,0 +1,28 @@
+//! The servers behind the edge, and what they are told about a device.
+//!
+//! - A [`Pool`] picks a server for each request, keeps count of what is in flight and leaves
+//!   out servers whose health checks fail. Connections are Pingora's; the pool only makes sure
+//!   that one made under other TLS settings is never used again.
+//! - [`ForwardSettings`] says the device's validated chain in the [`Dialect`] that the upstream
+//!   understands, and names every header that a device must not bring along itself.
+//! - [`parse_chain_header`] reads the one header of these that a device may send: certificates
+//!   to complete its own chain. They are untrusted until the verifier has used them.
+
+mod chain_header;
+mod dialect;
+mod encode;
+mod health;
+mod peer;
+mod pool;
+mod server;
+mod strip;
+
+pub use chain_header::{ChainHeaderFault, parse_chain_header};
+pub use dialect::{Dialect, ForwardSettings, IdentityHeaders};
+pub use health::HealthSettings;
+pub use peer::{PoolFault, Timeouts, UpstreamTls};
+pub use pool::{Balance, Picked, Pool, PoolSettings};
+pub use strip::{StrippedName, StrippedNameFault};
+
+#[cfg(test)]
+mod mint;

@@ -1,0 +1,310 @@
+//! Pools of servers and the choice among them.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use pingora_core::upstreams::peer::HttpPeer;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::health::{self, Check, CheckFault, HealthSettings};
+use super::peer::{self, PoolFault, Timeouts, UpstreamTls};
+use super::server::Server;
+use crate::metrics::{Metrics, UpstreamMetrics};
+
+/// How a server is chosen among the healthy ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest requests in flight from this process; among equals one after
+    /// the other.
+    LeastLoaded,
+}
+
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// From the configuration; a metric label.
+    pub name: String,
+    pub servers: Vec<SocketAddr>,
+    pub balance: Balance,
+    /// `None`: cleartext.
+    pub tls: Option<UpstreamTls>,
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.3), only without TLS.
+    pub http2_cleartext: bool,
+    pub timeouts: Timeouts,
+    /// Further servers to try after one could not be connected to.
+    pub retries: usize,
+    pub health: HealthSettings,
+}
+
+/// The servers of one upstream.
+pub struct Pool {
+    settings: PoolSettings,
+    servers: Vec<Arc<Server>>,
+    turn: AtomicUsize,
+    metrics: UpstreamMetrics,
+    watched: AtomicBool,
+}
+
+impl Pool {
+    /// All servers start as healthy. Checks run once [`Pool::spawn_health`] has been called.
+    ///
+    /// # Errors
+    /// Where a setting cannot be used; nothing is connected to yet.
+    pub fn new(settings: PoolSettings, metrics: &Metrics) -> Result<Arc<Pool>, PoolFault> {
+        settings.validate()?;
+        let mut servers = Vec::with_capacity(settings.servers.len());
+        for (address, peer) in settings.servers.iter().zip(peer::peers(&settings)?) {
+            let check = Check::new(&peer, &settings.health)?;
+            servers.push(Arc::new(Server::new(
+                &settings.name,
+                *address,
+                peer,
+                check,
+                &settings.health,
+                metrics.upstream_server_up.clone(),
+            )));
+        }
+        let metrics = metrics.upstream(&settings.name);
+        let (turn, watched) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Ok(Arc::new(Pool { settings, servers, turn, metrics, watched }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    pub fn settings(&self) -> &PoolSettings {
+        &self.settings
+    }
+
+    pub fn metrics(&self) -> &UpstreamMetrics {
+        &self.metrics
+    }
+
+    /// A healthy server whose index is not in `tried`, or `None` where none is left. Takes no
+    /// lock; the server's health may turn at any time after.
+    pub fn pick(&self, tried: &[usize]) -> Option<Picked> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let index = match self.settings.balance {
+            Balance::RoundRobin => self.in_turn(turn, tried),
+            Balance::LeastLoaded => self.least_loaded(turn, tried),
+        }?;
+        let server = Arc::clone(self.servers.get(index)?);
+        server.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Picked { index, server })
+    }
+
+    /// Checks all servers, at once and then every interval, until the last strong reference to
+    /// the pool is gone.
+    pub fn spawn_health(self: &Arc<Self>, runtime: &Handle) -> JoinHandle<()> {
+        runtime.spawn(health::watch(Arc::downgrade(self)))
+    }
+
+    /// The same, unless the checks already run: a pool that outlives a reload keeps its own.
+    pub fn ensure_health(self: &Arc<Self>, runtime: &Handle) {
+        if !self.watched.swap(true, Ordering::AcqRel) {
+            drop(self.spawn_health(runtime));
+        }
+    }
+
+    pub(super) fn servers(&self) -> &[Arc<Server>] {
+        &self.servers
+    }
+
+    fn eligible(&self, tried: &[usize]) -> impl Iterator<Item = (usize, &Server)> {
+        let servers = self.servers.iter().map(Arc::as_ref).enumerate();
+        servers.filter(|(index, server)| server.is_up() && !tried.contains(index))
+    }
+
+    /// Counting among the eligible, not among all: else the neighbour of a server that is down
+    /// would get its share on top of its own.
+    fn in_turn(&self, turn: usize, tried: &[usize]) -> Option<usize> {
+        let place = turn.checked_rem(self.eligible(tried).count())?;
+        // Where a server went down since the count, the last one stands in.
+        self.eligible(tried).take(place + 1).last().map(|(index, _)| index)
+    }
+
+    fn least_loaded(&self, turn: usize, tried: &[usize]) -> Option<usize> {
+        let count = self.servers.len();
+        let start = turn.checked_rem(count)?;
+        let order = |index: usize| (index + count - start) % count;
+        self.eligible(tried)
+            .min_by_key(|(index, server)| (server.in_flight.load(Ordering::Relaxed), order(*index)))
+            .map(|(index, _)| index)
+    }
+}
+
+/// A server that serves a request. While it is held, the request counts as in flight.
+pub struct Picked {
+    index: usize,
+    server: Arc<Server>,
+}
+
+impl Picked {
+    /// Place in the pool's list of servers, for `tried`.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    pub fn peer(&self) -> Box<HttpPeer> {
+        Box::new(self.server.peer.clone())
+    }
+
+    /// Tells that the server could not be connected to, which counts like a failed health
+    /// check. Not for answers, whatever their status, nor for connections that broke later.
+    pub fn failed(&self) {
+        self.server.record(Err(CheckFault::RequestConnect));
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.server.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl PoolSettings {
+    fn validate(&self) -> Result<(), PoolFault> {
+        if self.servers.is_empty() {
+            return Err(PoolFault::NoServers);
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = self.servers.iter().find(|server| !seen.insert(**server)) {
+            return Err(PoolFault::ServerTwice(*twice));
+        }
+        let durations = [
+            ("connect timeout", self.timeouts.connect),
+            ("read timeout", self.timeouts.read),
+            ("write timeout", self.timeouts.write),
+            ("idle timeout", self.timeouts.idle),
+            ("health check's interval", self.health.interval),
+            ("health check's timeout", self.health.timeout),
+        ];
+        match durations.into_iter().find(|(_, duration)| duration.is_zero()) {
+            Some((name, _)) => Err(PoolFault::ZeroDuration(name)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::upstream::mint::pool_settings;
+
+    fn addresses(count: u16) -> Vec<SocketAddr> {
+        (1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
+    }
+
+    fn pool(balance: Balance, count: u16) -> Arc<Pool> {
+        let settings = PoolSettings { balance, ..pool_settings(&addresses(count)) };
+        Pool::new(settings, &Metrics::new(1).unwrap()).unwrap()
+    }
+
+    fn picks(pool: &Arc<Pool>, tried: &[usize], count: usize) -> Vec<usize> {
+        (0..count).map(|_| pool.pick(tried).unwrap().index()).collect()
+    }
+
+    fn take_down(pool: &Arc<Pool>, index: usize) {
+        let picked = (0..).find_map(|_| pool.pick(&[]).filter(|picked| picked.index() == index));
+        let picked = picked.unwrap();
+        picked.failed();
+        picked.failed();
+    }
+
+    #[test]
+    fn round_robin_takes_servers_one_after_the_other() {
+        let pool = pool(Balance::RoundRobin, 3);
+        assert_eq!(picks(&pool, &[], 7), [0, 1, 2, 0, 1, 2, 0]);
+        let picked = pool.pick(&[]).unwrap();
+        assert_eq!(picked.address(), addresses(3)[1]);
+        assert_eq!(picked.peer()._address.as_inet(), Some(&addresses(3)[1]));
+    }
+
+    #[test]
+    fn the_load_of_a_server_that_is_down_is_shared_evenly() {
+        let pool = pool(Balance::RoundRobin, 3);
+        take_down(&pool, 1);
+        let picked = picks(&pool, &[], 10);
+        for index in [0, 2] {
+            assert_eq!(picked.iter().filter(|picked| **picked == index).count(), 5);
+        }
+    }
+
+    #[test]
+    fn the_least_loaded_server_is_picked_while_guards_are_held() {
+        let pool = pool(Balance::LeastLoaded, 3);
+        let mut held: Vec<Picked> = (0..3).map(|_| pool.pick(&[]).unwrap()).collect();
+        let mut indexes: Vec<usize> = held.iter().map(Picked::index).collect();
+        indexes.sort_unstable();
+        assert_eq!(indexes, [0, 1, 2], "each idle server once");
+        let freed = held.remove(1).index();
+        assert_eq!(picks(&pool, &[], 4), [freed; 4], "each guard is dropped at once");
+        held.push(pool.pick(&[]).unwrap());
+        let busiest = pool.pick(&[]).unwrap();
+        assert!(!picks(&pool, &[], 6).contains(&busiest.index()));
+    }
+
+    #[test]
+    fn idle_servers_take_turns_under_least_loaded() {
+        assert_eq!(picks(&pool(Balance::LeastLoaded, 3), &[], 6), [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn servers_that_were_tried_are_not_picked_again() {
+        for balance in [Balance::RoundRobin, Balance::LeastLoaded] {
+            let pool = pool(balance, 3);
+            assert!(picks(&pool, &[0], 6).iter().all(|index| *index != 0));
+            assert_eq!(picks(&pool, &[0, 2], 3), [1, 1, 1]);
+            assert!(pool.pick(&[2, 1, 0]).is_none());
+        }
+    }
+
+    #[test]
+    fn failed_connects_count_like_failed_checks() {
+        for balance in [Balance::RoundRobin, Balance::LeastLoaded] {
+            let pool = pool(balance, 1);
+            let picked = pool.pick(&[]).unwrap();
+            picked.failed();
+            assert!(pool.pick(&[]).is_some(), "one failure is not enough");
+            picked.failed();
+            assert!(pool.pick(&[]).is_none(), "nobody is left");
+        }
+    }
+
+    #[test]
+    fn guards_outlive_their_pool() {
+        let pool = pool(Balance::LeastLoaded, 1);
+        let picked = pool.pick(&[]).unwrap();
+        drop(pool);
+        picked.failed();
+        assert!(!picked.peer().is_tls());
+    }
+
+    #[test]
+    fn unusable_settings_are_refused_with_their_reason() {
+        let metrics = Metrics::new(1).unwrap();
+        let good = pool_settings(&addresses(2));
+        let fault = |settings: PoolSettings| Pool::new(settings, &metrics).err().unwrap();
+        let none = PoolSettings { servers: Vec::new(), ..good.clone() };
+        assert!(matches!(fault(none), PoolFault::NoServers));
+        let twice = PoolSettings { servers: vec![addresses(1)[0]; 2], ..good.clone() };
+        assert!(matches!(fault(twice), PoolFault::ServerTwice(_)));
+        let mut zero = good.clone();
+        zero.health.interval = Duration::ZERO;
+        assert!(matches!(fault(zero), PoolFault::ZeroDuration("health check's interval")));
+        let mut path = good;
+        path.health.path = Some("health".into());
+        assert!(matches!(fault(path), PoolFault::HealthPath));
+    }
+}
