@@ -1,5 +1,7 @@
 //! A server certificate with its key, ready to be offered in any number of handshakes.
 
+#![expect(unsafe_code, reason = "boring does not make X.509 credentials")]
+
 use boring::hash::MessageDigest;
 use boring::pkey::{Id, PKey, Private};
 use boring::ssl::SslCredential;

@@ -5,6 +5,8 @@
 //! connection past its deadline has its socket shut down, which wakes whatever task waits
 //! on it; the same way cuts connections at the end of a drain.
 
+#![expect(unsafe_code, reason = "shuts down a socket that another value owns")]
+
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};

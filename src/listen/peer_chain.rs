@@ -1,5 +1,7 @@
 //! The chain that a device presented, shared with BoringSSL rather than copied.
 
+#![expect(unsafe_code, reason = "shares BoringSSL's certificate buffers")]
+
 use std::ptr::NonNull;
 use std::slice;
 

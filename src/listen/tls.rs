@@ -9,6 +9,8 @@
 //! 4. certificate verification: the gate's verdict; a long chain is verified off the worker
 //! 5. after a resumption, which skips 4: the verdict is asked again
 
+#![expect(unsafe_code, reason = "BoringSSL settings that boring does not wrap")]
+
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};

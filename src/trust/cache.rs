@@ -116,3 +116,114 @@ fn update(hash: &mut Sha256, part: &[u8]) {
     hash.update(&(part.len() as u64).to_be_bytes());
     hash.update(part);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refusal::Refused;
+    use crate::trust::testing::{NOW, Pair};
+    use crate::trust::{Anchor, StaleCrl, TrustMaterial, TrustStore};
+
+    fn cache(clock: &Clock) -> (VerdictCache, Arc<Metrics>) {
+        let metrics = Metrics::new(10).unwrap();
+        (VerdictCache::new(100, clock.clone(), metrics.clone()), metrics)
+    }
+
+    fn store(pair: &Pair) -> TrustStore {
+        let anchors = vec![Anchor { der: pair.root.clone(), auto_registration: true }];
+        TrustStore::build(TrustMaterial { anchors, ..TrustMaterial::default() }).unwrap()
+    }
+
+    fn refused() -> Verdict {
+        Verdict::Refused(Refused::new(Refusal::IssuerUnknown, "no issuer"))
+    }
+
+    #[test]
+    fn a_key_is_of_one_tenant_one_epoch_and_one_chain_in_its_order() {
+        let (a, b) = (TenantId::parse("a").unwrap(), TenantId::parse("b").unwrap());
+        let material = TrustMaterial::default;
+        let strict = TrustStore::build(material()).unwrap();
+        let accepting = TrustMaterial { stale_crl: StaleCrl::Accept, ..material() };
+        let lenient = TrustStore::build(accepting).unwrap();
+        let (one, two): (&[u8], &[u8]) = (b"one", b"two");
+        let epoch = strict.epoch();
+        let keys = [
+            VerdictCache::key(&a, epoch, &[one], &[]),
+            VerdictCache::key(&b, epoch, &[one], &[]),
+            VerdictCache::key(&a, lenient.epoch(), &[one], &[]),
+            VerdictCache::key(&a, epoch, &[two], &[]),
+            VerdictCache::key(&a, epoch, &[one, two], &[]),
+            VerdictCache::key(&a, epoch, &[two, one], &[]),
+            VerdictCache::key(&a, epoch, &[one], &[two]),
+            VerdictCache::key(&a, epoch, &[b"onetwo"], &[]),
+            VerdictCache::key(&a, epoch, &[], &[one]),
+        ];
+        for (i, key) in keys.iter().enumerate() {
+            assert!(!keys[..i].contains(key), "{i}");
+        }
+        assert_eq!(keys[0], VerdictCache::key(&a, epoch, &[one], &[]));
+    }
+
+    #[test]
+    fn a_verified_chain_is_remembered_until_its_first_certificate_ends() {
+        let pair = Pair::mint("device-1", NOW + 100);
+        let clock = Clock::manual(NOW);
+        let (cache, metrics) = cache(&clock);
+        let store = store(&pair);
+        let verdict = store.verify(&[&pair.leaf], &[], NOW);
+        assert!(matches!(verdict, Verdict::Verified(_)));
+        let key =
+            VerdictCache::key(&TenantId::parse("a").unwrap(), store.epoch(), &[&pair.leaf], &[]);
+        cache.insert(key, &verdict);
+        clock.advance(100);
+        assert!(matches!(cache.get(&key), Some(Verdict::Verified(_))));
+        clock.advance(1);
+        assert!(cache.get(&key).is_none());
+        assert!(cache.is_empty());
+        assert_eq!(metrics.verdict_cache_hits.get(), 1);
+        assert_eq!(metrics.verdict_cache_misses.get(), 1);
+        assert_eq!(metrics.verdict_cache_evictions.get(), 1);
+    }
+
+    #[test]
+    fn no_verdict_is_remembered_for_more_than_an_hour() {
+        let pair = Pair::mint("device-1", NOW + 1_000_000);
+        let clock = Clock::manual(NOW);
+        let (cache, _) = cache(&clock);
+        let store = store(&pair);
+        let key = VerdictCache::key(&TenantId::parse("a").unwrap(), store.epoch(), &[], &[]);
+        cache.insert(key, &store.verify(&[&pair.leaf], &[], NOW));
+        clock.advance(POSITIVE - 1);
+        assert!(cache.get(&key).is_some());
+        clock.advance(1);
+        assert!(cache.get(&key).is_none());
+    }
+
+    #[test]
+    fn a_refusal_is_remembered_for_ten_seconds_and_overload_not_at_all() {
+        let clock = Clock::manual(NOW);
+        let (cache, _) = cache(&clock);
+        let key = VerdictKey([1; 32]);
+        cache.insert(key, &refused());
+        clock.advance(NEGATIVE - 1);
+        assert!(matches!(cache.get(&key), Some(Verdict::Refused(_))));
+        clock.advance(1);
+        assert!(cache.get(&key).is_none());
+
+        cache.insert(key, &Verdict::Refused(Refused::new(Refusal::Overloaded, "slow")));
+        assert!(cache.get(&key).is_none());
+    }
+
+    #[test]
+    fn distinct_chains_without_end_fill_only_the_capacity() {
+        let clock = Clock::manual(NOW);
+        let (cache, metrics) = cache(&clock);
+        for n in 0..100_000u32 {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            cache.insert(VerdictKey(key), &refused());
+        }
+        assert!(cache.len() <= 100);
+        assert!(metrics.verdict_cache_evictions.get() > 0);
+    }
+}

@@ -1,6 +1,6 @@
 //! The boundary to libpki: mirrors `shim.h` and wraps it so that nothing unsafe leaves here.
 
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "the boundary to libpki, which is C++")]
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::{self, NonNull};
@@ -11,7 +11,7 @@ use crate::clock::UnixSeconds;
 use boring_sys as _;
 
 /// The most certificates that one verification takes.
-pub(super) const MAX_CERTIFICATES: usize = 32;
+const MAX_CERTIFICATES: usize = 32;
 const MAX_PATH: usize = 16;
 const DETAIL: usize = 80;
 
@@ -33,8 +33,10 @@ pub(super) enum Fault {
     LeafKeyUsage,
     ExtendedKeyUsage,
     CriticalExtension,
-    Extension,
-    EmptyName,
+    NotCritical,
+    KeyIdentifier,
+    LeafNameConstraints,
+    DnsName,
     PathLength,
     NameConstraints,
     Policy,
@@ -53,7 +55,7 @@ pub(super) enum Fault {
 }
 
 /// In the order of `pki_fault`, whose 0 is "no fault".
-const FAULTS: [Fault; 32] = [
+const FAULTS: [Fault; 34] = [
     Fault::Internal,
     Fault::Unparsable,
     Fault::NotV3,
@@ -69,8 +71,10 @@ const FAULTS: [Fault; 32] = [
     Fault::LeafKeyUsage,
     Fault::ExtendedKeyUsage,
     Fault::CriticalExtension,
-    Fault::Extension,
-    Fault::EmptyName,
+    Fault::NotCritical,
+    Fault::KeyIdentifier,
+    Fault::LeafNameConstraints,
+    Fault::DnsName,
     Fault::PathLength,
     Fault::NameConstraints,
     Fault::Policy,
@@ -186,10 +190,12 @@ impl Pki {
     }
 
     /// Builds and verifies a path from the first certificate to an anchor. The others are
-    /// path-building input in any order.
+    /// path-building input in any order. `max_intermediates` counts as pathLenConstraint
+    /// does: without self-issued ones.
     pub fn verify<'c>(
         &self,
         certificates: impl Iterator<Item = &'c [u8]>,
+        max_intermediates: u32,
         now: UnixSeconds,
     ) -> Result<Path, Failure> {
         let mut chain = [Bytes::EMPTY; MAX_CERTIFICATES];
@@ -213,7 +219,16 @@ impl Pki {
             // SAFETY: `raw` is a live store. The first `count` entries of `chain` borrow
             // slices that live for 'c, longer than this call, after which the shim keeps
             // nothing of them. `out` is valid for writing.
-            unsafe { pki_verify(self.raw.as_ptr(), chain.as_ptr(), count, now, &mut out) };
+            unsafe {
+                pki_verify(
+                    self.raw.as_ptr(),
+                    chain.as_ptr(),
+                    count,
+                    max_intermediates,
+                    now,
+                    &mut out,
+                );
+            }
         }
         match fault(out.fault) {
             None => Ok(Path {
@@ -328,6 +343,7 @@ unsafe extern "C" {
         store: *const RawStore,
         chain: *const Bytes,
         n: usize,
+        max_intermediates: u32,
         now: i64,
         out: *mut RawVerdict,
     );

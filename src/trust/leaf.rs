@@ -86,11 +86,11 @@ fn common_name(certificate: &X509Certificate<'_>) -> Result<DeviceId, Refused> {
              or IA5String",
         );
     };
-    DeviceId::parse(text).or_else(|fault| {
-        Err(Refused::new(
+    DeviceId::parse(text).map_err(|fault| {
+        Refused::new(
             Refusal::CertificateUnsupported,
             format!("the end-entity certificate: its common name is no device id: {fault}"),
-        ))
+        )
     })
 }
 

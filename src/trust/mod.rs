@@ -7,10 +7,11 @@
 //! - Every certificate: X.509 v3; serial number positive and of at most 20 octets; key ECDSA on
 //!   P-256, P-384 or P-521, or RSA of 2048 to 8192 bits; signed with SHA-256, SHA-384 or
 //!   SHA-512. Ed25519 is not on the list because libpki does not verify it.
-//! - Issuers: `CA:true`, and keyCertSign where a key usage stands.
+//! - Issuers: `CA:true`, keyCertSign where a key usage stands, policy limits critical.
 //! - End-entity: not a CA; digitalSignature and no keyCertSign where a key usage stands;
-//!   clientAuth or anyExtendedKeyUsage where an extended key usage stands. RFC 5280 section
-//!   4.2.1.12 reads anyExtendedKeyUsage as "not restricted", and so does this edge.
+//!   clientAuth or anyExtendedKeyUsage where an extended key usage stands (RFC 5280 section
+//!   4.2.1.12 reads the latter as "not restricted", and so does this edge); no name
+//!   constraints; DNS names that are DNS names.
 //! - Identity: one common name in the whole subject, a [`DeviceId`](crate::names::DeviceId),
 //!   encoded as UTF8String, PrintableString or IA5String.
 //!
@@ -18,7 +19,7 @@
 //! CAs or intermediates; their own dates and constraints count.
 //!
 //! **Revocation** is by the tenant's CRLs. An issuer is a name and a key. Where the tenant has
-//! a CRL of an issuer, every certificate of that issuer on a path needs a current CRL that does
+//! a CRL of an issuer, every certificate of that issuer below the anchor needs a current CRL that does
 //! not list it ([`StaleCrl`]); where it has none, certificates of that issuer are not checked.
 //! A CA that changes its key under the same name is another issuer and needs a CRL of its own.
 
@@ -26,6 +27,8 @@ mod cache;
 mod ffi;
 mod leaf;
 mod store;
+#[cfg(test)]
+mod testing;
 mod verifier;
 
 use std::fmt;
@@ -33,7 +36,7 @@ use std::fmt;
 pub use cache::{VerdictCache, VerdictKey};
 pub use leaf::LeafInfo;
 pub use store::{AnchorInfo, Epoch, TrustStore};
-pub use verifier::{PathVerdict, Verdict, VerifiedChain, VerifiedPath};
+pub use verifier::{MAX_INTERMEDIATES, PathVerdict, Verdict, VerifiedChain, VerifiedPath};
 
 /// A certificate that paths may end in.
 #[derive(Clone, Debug)]

@@ -27,6 +27,7 @@
 #include "pki/crl.h"
 #include "pki/encode_values.h"
 #include "pki/extended_key_usage.h"
+#include "pki/general_names.h"
 #include "pki/parse_certificate.h"
 #include "pki/parsed_certificate.h"
 #include "pki/parser.h"
@@ -34,6 +35,7 @@
 #include "pki/signature_algorithm.h"
 #include "pki/simple_path_builder_delegate.h"
 #include "pki/trust_store_in_memory.h"
+#include "pki/verify_certificate_chain.h"
 #include "pki/verify_name_match.h"
 #include "pki/verify_signed_data.h"
 
@@ -166,6 +168,55 @@ bool HasForeignCriticalExtension(const ParsedCertificate &cert) {
   });
 }
 
+// RFC 5280 sections 4.2.1.11 and 4.2.1.14: policy constraints and inhibitAnyPolicy MUST be
+// critical. One that is not was not meant as the limit that it looks like.
+bool HasNonCriticalPolicyLimit(const ParsedCertificate &cert) {
+  ParsedExtension extension;
+  for (der::Input oid : {der::Input(kPolicyConstraintsOid), der::Input(kInhibitAnyPolicyOid)})
+    if (cert.GetExtension(oid, &extension) && !extension.critical) return true;
+  return false;
+}
+
+bool IsSelfIssued(const ParsedCertificate &cert) {
+  return cert.normalized_subject() == cert.normalized_issuer();
+}
+
+// Whether the key identifiers say that `issuer` is not the issuer of `cert` (RFC 5280 section
+// 4.2.1.1), only a CA of the same name.
+bool IsAnotherKey(const ParsedCertificate &cert, const ParsedCertificate &issuer) {
+  const auto &authority = cert.authority_key_identifier();
+  const auto &subject = issuer.subject_key_identifier();
+  return authority && authority->key_identifier && subject &&
+         *authority->key_identifier != *subject;
+}
+
+// A self-signed certificate whose authority key identifier names another key, or none, was
+// put together wrongly. (Self-issued ones that another key signed are part of a key change.)
+bool ContradictsItself(const ParsedCertificate &cert) {
+  const auto &authority = cert.authority_key_identifier();
+  return authority && (!authority->key_identifier || IsAnotherKey(cert, cert)) &&
+         VerifyCertificateIsSelfSigned(cert, nullptr, nullptr);
+}
+
+// RFC 1034 section 3.5, with underscores, and with a star for the whole first label.
+bool IsDnsName(std::string_view name) {
+  if (name.substr(0, 2) == "*.") name.remove_prefix(2);
+  if (name.empty() || name.size() > 253) return false;
+  size_t label = 0;
+  for (char c : name) {
+    if (c == '.') {
+      if (label == 0) return false;
+      label = 0;
+    } else if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '-' || c == '_') {
+      if (++label > 63) return false;
+    } else {
+      return false;
+    }
+  }
+  return label != 0;
+}
+
 int64_t Posix(const der::GeneralizedTime &time) {
   int64_t seconds;
   return der::GeneralizedTimeToPosixTime(time, &seconds) ? seconds : 0;
@@ -183,6 +234,7 @@ pki_fault CheckCa(const ParsedCertificate &cert) {
   if (!IsCa(cert)) return PKI_NOT_A_CA;
   if (cert.has_key_usage() && !cert.key_usage().AssertsBit(KEY_USAGE_BIT_KEY_CERT_SIGN))
     return PKI_KEY_CERT_SIGN;
+  if (HasNonCriticalPolicyLimit(cert)) return PKI_NOT_CRITICAL;
   return PKI_OK;
 }
 
@@ -208,6 +260,12 @@ pki_fault CheckLeaf(const ParsedCertificate &cert, int64_t now) {
     if (!client) return PKI_EXTENDED_KEY_USAGE;
   }
   if (HasForeignCriticalExtension(cert)) return PKI_CRITICAL_EXTENSION;
+  // RFC 5280 section 4.2.1.10: only a CA may have them.
+  if (cert.has_name_constraints()) return PKI_LEAF_NAME_CONSTRAINTS;
+  if (cert.has_subject_alt_names()) {
+    const auto &names = cert.subject_alt_names()->dns_names;
+    if (!std::all_of(names.begin(), names.end(), IsDnsName)) return PKI_DNS_NAME;
+  }
   if (now < Posix(cert.tbs().validity_not_before)) return PKI_NOT_YET_VALID;
   if (now > Posix(cert.tbs().validity_not_after)) return PKI_EXPIRED;
   return PKI_OK;
@@ -384,14 +442,16 @@ pki_fault AddCrl(pki_store *store, pki_bytes der) {
 // Faults of our own, as libpki's path errors. The text only tells them apart.
 DEFINE_CERT_ERROR_ID(kNotV3, "not v3");
 DEFINE_CERT_ERROR_ID(kSerial, "serial");
+DEFINE_CERT_ERROR_ID(kNotCritical, "not critical");
 
 // Takes part in libpki's search: a path that breaks the profile or is revoked is a path that
 // failed, and the next one is tried.
 class Search : public SimplePathBuilderDelegate {
  public:
-  Search(const pki_store &store, int64_t now)
+  Search(const pki_store &store, uint32_t max_intermediates, int64_t now)
       : SimplePathBuilderDelegate(2048, DigestPolicy::kStrong),
-        store_(store), now_(now), deadline_(Clock::now() + kDeadline) {}
+        store_(store), max_intermediates_(max_intermediates), now_(now),
+        deadline_(Clock::now() + kDeadline) {}
 
   bool IsSignatureAlgorithmAcceptable(SignatureAlgorithm algorithm, CertErrors *) override {
     return IsGoodSignatureAlgorithm(algorithm);
@@ -405,13 +465,18 @@ class Search : public SimplePathBuilderDelegate {
   void CheckPathAfterVerification(const CertPathBuilder &,
                                   CertPathBuilderResultPath *path) override {
     if (!path->IsValid()) return;
+    uint32_t intermediates = 0;
     for (size_t i = 1; i < path->certs.size(); i++) {
+      bool anchor = i + 1 == path->certs.size();
+      if (!anchor && !IsSelfIssued(*path->certs[i]) && ++intermediates > max_intermediates_)
+        Add(path, i, cert_errors::kMaxPathLengthViolated);
       switch (CheckCa(*path->certs[i])) {
         case PKI_OK: break;
         case PKI_NOT_V3: Add(path, i, kNotV3); break;
         case PKI_SERIAL: Add(path, i, kSerial); break;
         case PKI_NOT_A_CA: Add(path, i, cert_errors::kBasicConstraintsIndicatesNotCa); break;
         case PKI_KEY_CERT_SIGN: Add(path, i, cert_errors::kKeyCertSignBitNotSet); break;
+        case PKI_NOT_CRITICAL: Add(path, i, kNotCritical); break;
         default: Add(path, i, cert_errors::kInternalError); break;
       }
     }
@@ -459,6 +524,7 @@ class Search : public SimplePathBuilderDelegate {
   }
 
   const pki_store &store_;
+  const uint32_t max_intermediates_;
   const int64_t now_;
   const Clock::time_point deadline_;
 };
@@ -491,16 +557,9 @@ const Named kFaults[] = {
     {cert_errors::kNoValidPolicy, PKI_POLICY},
     {cert_errors::kPolicyMappingAnyPolicy, PKI_POLICY},
     {kSerial, PKI_SERIAL},
+    {kNotCritical, PKI_NOT_CRITICAL},
     {cert_errors::kUnableToCheckRevocation, PKI_CRL_NOT_CURRENT},
 };
-
-// Whether the key identifiers say that `issuer` is not the issuer of `cert` (RFC 5280 section
-// 4.2.1.1), only a CA of the same name.
-bool IsAnotherKey(const ParsedCertificate &cert, const ParsedCertificate &issuer) {
-  const auto &authority = cert.authority_key_identifier();
-  const auto &subject = issuer.subject_key_identifier();
-  return authority && authority->key_identifier && subject && *authority->key_identifier != *subject;
-}
 
 // What to say of a path that reached an anchor and failed.
 void Judge(const CertPathBuilderResultPath &path, pki_verdict *out) {
@@ -567,8 +626,8 @@ void Report(const CertPathBuilder::Result &result, pki_verdict *out) {
   if (best.fault != PKI_OK) *out = best;
 }
 
-void Verify(const pki_store &store, const pki_bytes *chain, size_t n, int64_t now,
-            pki_verdict *out) {
+void Verify(const pki_store &store, const pki_bytes *chain, size_t n, uint32_t max_intermediates,
+            int64_t now, pki_verdict *out) {
   Certificate leaf = Parse(chain[0], out->detail);
   if (!leaf) {
     out->fault = PKI_UNPARSABLE;
@@ -593,7 +652,7 @@ void Verify(const pki_store &store, const pki_bytes *chain, size_t n, int64_t no
     else if (!unparsable) unparsable = i;
   }
 
-  Search search(store, now);
+  Search search(store, max_intermediates, now);
   // The builder asks for mutable sources and only reads them.
   auto &sources = const_cast<pki_store &>(store);
   CertPathBuilder builder(leaf, &sources.anchors, &search, time, KeyPurpose::CLIENT_AUTH,
@@ -637,6 +696,7 @@ pki_fault AddCa(pki_store *store, pki_bytes der, int64_t anchor_id, pki_ca *out)
   UniquePtr<EVP_PKEY> key = KeyOf(*cert);
   if (!key || !IsGoodKey(key.get())) return PKI_KEY;
   if (HasForeignCriticalExtension(*cert)) return PKI_CRITICAL_EXTENSION;
+  if (ContradictsItself(*cert)) return PKI_KEY_IDENTIFIER;
   out->not_after = Posix(cert->tbs().validity_not_after);
   out->subject = {cert->subject_tlv().data(), cert->subject_tlv().size()};
   store->cas.push_back(cert);
@@ -686,12 +746,12 @@ uint32_t pki_store_add_crl(pki_store *store, pki_bytes der) noexcept {
   return fault;
 }
 
-void pki_verify(const pki_store *store, const pki_bytes *chain, size_t n, int64_t now,
-                pki_verdict *out) noexcept {
+void pki_verify(const pki_store *store, const pki_bytes *chain, size_t n,
+                uint32_t max_intermediates, int64_t now, pki_verdict *out) noexcept {
   *out = {};
   out->fault = PKI_INTERNAL;
   try {
-    Verify(*store, chain, n, now, out);
+    Verify(*store, chain, n, max_intermediates, now, out);
   } catch (...) {
     out->fault = PKI_INTERNAL;
   }

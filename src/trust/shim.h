@@ -25,8 +25,10 @@ enum pki_fault : uint32_t {
   PKI_LEAF_KEY_USAGE,
   PKI_EXTENDED_KEY_USAGE,
   PKI_CRITICAL_EXTENSION,
-  PKI_EXTENSION,
-  PKI_EMPTY_NAME,
+  PKI_NOT_CRITICAL,
+  PKI_KEY_IDENTIFIER,
+  PKI_LEAF_NAME_CONSTRAINTS,
+  PKI_DNS_NAME,
   PKI_PATH_LENGTH,
   PKI_NAME_CONSTRAINTS,
   PKI_POLICY,
@@ -86,7 +88,8 @@ uint32_t pki_store_add_ca(pki_store *, pki_bytes der, int64_t anchor_id, pki_ca 
 uint32_t pki_store_add_crl(pki_store *, pki_bytes der) noexcept;
 
 // Builds and verifies a path from chain[0] to an anchor. chain[1..n] is path-building input
-// in any order. Reads the store only: any number of threads may verify at one time.
-void pki_verify(const pki_store *, const pki_bytes *chain, size_t n, int64_t now,
-                pki_verdict *) noexcept;
+// in any order. `max_intermediates` counts as pathLenConstraint does: without self-issued ones.
+// Reads the store only: any number of threads may verify at one time.
+void pki_verify(const pki_store *, const pki_bytes *chain, size_t n, uint32_t max_intermediates,
+                int64_t now, pki_verdict *) noexcept;
 }

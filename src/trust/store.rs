@@ -188,8 +188,13 @@ fn reason(fault: Fault, kind: MaterialKind) -> &'static str {
         Fault::NotACa => "not a CA certificate: its basic constraints do not say CA:true",
         Fault::KeyCertSign => "its key usage lacks keyCertSign",
         Fault::CriticalExtension => "it has a critical extension that is not processed here",
-        Fault::Extension => "it has an extension in a form that RFC 5280 forbids for a CA",
-        Fault::EmptyName => "its subject or issuer is empty",
+        Fault::NotCritical => {
+            "its policy constraints or inhibitAnyPolicy are not critical (RFC 5280 sections \
+             4.2.1.11 and 4.2.1.14)"
+        }
+        Fault::KeyIdentifier => {
+            "it is self-signed, and its authority key identifier does not name its own key"
+        }
         Fault::SignatureAlgorithm => {
             "its signature algorithm is not on the list: ECDSA, RSA PKCS #1 v1.5 or RSA-PSS with \
              SHA-256, SHA-384 or SHA-512, named the same inside and outside"
@@ -209,5 +214,63 @@ fn reason(fault: Fault, kind: MaterialKind) -> &'static str {
         }
         Fault::CrlSign => "the key usage of its issuer lacks cRLSign",
         _ => "it cannot be processed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::Anchor;
+    use crate::trust::testing::{NOW, Pair};
+
+    fn anchor(pair: &Pair, auto_registration: bool) -> Anchor {
+        Anchor { der: pair.root.clone(), auto_registration }
+    }
+
+    fn material(anchors: Vec<Anchor>) -> TrustMaterial {
+        TrustMaterial { anchors, ..TrustMaterial::default() }
+    }
+
+    #[test]
+    fn an_epoch_follows_from_the_material_and_not_from_its_order() {
+        let (a, b) = (Pair::mint("a", NOW + 1), Pair::mint("b", NOW + 1));
+        let epoch = |anchors| *TrustStore::build(material(anchors)).unwrap().epoch();
+        let both = epoch(vec![anchor(&a, false), anchor(&b, false)]);
+        assert_eq!(both, epoch(vec![anchor(&b, false), anchor(&a, false)]));
+        assert_eq!(both, epoch(vec![anchor(&b, false), anchor(&a, false), anchor(&a, false)]));
+        assert_ne!(both, epoch(vec![anchor(&a, false)]));
+        assert_ne!(both, epoch(vec![anchor(&a, true), anchor(&b, false)]));
+        let as_intermediate = TrustMaterial {
+            intermediates: vec![b.root.clone()],
+            ..material(vec![anchor(&a, false)])
+        };
+        assert_ne!(both, *TrustStore::build(as_intermediate).unwrap().epoch());
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_with_its_place() {
+        let pair = Pair::mint("a", NOW + 1);
+        let mut material = material(vec![
+            anchor(&pair, false),
+            Anchor { der: pair.leaf.clone(), auto_registration: false },
+            Anchor { der: Vec::new(), auto_registration: false },
+        ]);
+        material.intermediates = vec![b"garbage".to_vec()];
+        material.crls = vec![Vec::new()];
+        let faults = TrustStore::build(material).err().unwrap();
+        let places: Vec<_> = faults.iter().map(|fault| (fault.kind, fault.index)).collect();
+        assert_eq!(
+            places,
+            [
+                (MaterialKind::Anchor, 1),
+                (MaterialKind::Anchor, 2),
+                (MaterialKind::Intermediate, 0),
+                (MaterialKind::Crl, 0),
+            ]
+        );
+        assert_eq!(
+            faults[0].to_string(),
+            "trusted certificate 1: not a CA certificate: its basic constraints do not say CA:true"
+        );
     }
 }

@@ -17,6 +17,12 @@ use crate::refusal::{Refusal, Refused};
 const MAX_PRESENTED: usize = 16;
 /// Octets of all of them together.
 const MAX_OCTETS: usize = 128 * 1024;
+/// Octets of one of them: keeps the number of names in check that constraints are held against.
+const MAX_CERTIFICATE_OCTETS: usize = 16 * 1024;
+
+/// Intermediates that a path may have, self-issued ones not counted. A path has at most 16
+/// certificates in any case.
+pub const MAX_INTERMEDIATES: u32 = 14;
 
 /// What a trust store says of a chain.
 #[derive(Clone)]
@@ -61,9 +67,9 @@ impl TrustStore {
     ///
     /// `chain`: as presented, end-entity first, the others in any order. `extra`: further
     /// certificates that may complete the path, from a header: untrusted. At most 16 in
-    /// each and 128 KiB in all. Takes at most about 50 ms.
+    /// each, 16 KiB a certificate and 128 KiB in all. Takes at most about 50 ms.
     pub fn verify(&self, chain: &[&[u8]], extra: &[&[u8]], now: UnixSeconds) -> Verdict {
-        let path = match self.verify_path(chain, extra, now) {
+        let path = match self.verify_path(chain, extra, MAX_INTERMEDIATES, now) {
             PathVerdict::Verified(path) => path,
             PathVerdict::Refused(refused) => return Verdict::Refused(refused),
             PathVerdict::IssuerUnknown(refused) => {
@@ -90,12 +96,19 @@ impl TrustStore {
     }
 
     /// Verifies a chain by everything but the device's identity. Parameters as in
-    /// [`TrustStore::verify`].
-    pub fn verify_path(&self, chain: &[&[u8]], extra: &[&[u8]], now: UnixSeconds) -> PathVerdict {
+    /// [`TrustStore::verify`]; `max_intermediates` counts as pathLenConstraint does, without
+    /// self-issued certificates.
+    pub fn verify_path(
+        &self,
+        chain: &[&[u8]],
+        extra: &[&[u8]],
+        max_intermediates: u32,
+        now: UnixSeconds,
+    ) -> PathVerdict {
         if let Err(refused) = check_bounds(chain, extra) {
             return PathVerdict::Refused(refused);
         }
-        match self.pki.verify(chain.iter().chain(extra).copied(), now) {
+        match self.pki.verify(chain.iter().chain(extra).copied(), max_intermediates, now) {
             Ok(path) => PathVerdict::Verified(VerifiedPath {
                 certificates: path.certificates,
                 anchor: path.anchor as usize,
@@ -167,6 +180,9 @@ fn check_bounds(chain: &[&[u8]], extra: &[&[u8]]) -> Result<(), Refused> {
     }
     if extra.len() > MAX_PRESENTED {
         return refuse("the header holds more than 16 certificates");
+    }
+    if chain.iter().chain(extra).any(|der| der.len() > MAX_CERTIFICATE_OCTETS) {
+        return refuse("a certificate has more than 16 KiB");
     }
     if chain.iter().chain(extra).map(|der| der.len()).sum::<usize>() > MAX_OCTETS {
         return refuse("the certificates have more than 128 KiB together");
@@ -252,12 +268,17 @@ fn describe(failure: &Failure) -> (Refusal, String) {
         Fault::CriticalExtension => {
             (CertificateUnsupported, "it has a critical extension that is not processed here")
         }
-        Fault::Extension => {
-            (CertificateUnsupported, "it has an extension in a form that RFC 5280 forbids")
+        Fault::NotCritical => {
+            (CertificateUnsupported, "its policy constraints or inhibitAnyPolicy are not critical")
         }
-        Fault::EmptyName => (CertificateUnsupported, "its issuer, or a CA's subject, is empty"),
+        Fault::LeafNameConstraints => {
+            (CertificateUnsupported, "it has name constraints, which only a CA may have")
+        }
+        Fault::DnsName => {
+            (CertificateUnsupported, "a DNS name of its subject alternative names is malformed")
+        }
         Fault::PathLength => {
-            (CertificateUnsupported, "the path is longer than an issuer's pathLenConstraint")
+            (CertificateUnsupported, "the path is longer than a pathLenConstraint permits")
         }
         Fault::NameConstraints => {
             (CertificateUnsupported, "an issuer's name constraints do not permit its names")
@@ -265,6 +286,7 @@ fn describe(failure: &Failure) -> (Refusal, String) {
         Fault::Policy => (CertificateUnsupported, "an issuer's policy constraints are not met"),
         Fault::Other => (CertificateUnsupported, "path validation fails"),
         Fault::Internal
+        | Fault::KeyIdentifier
         | Fault::CrlNextUpdate
         | Fault::CrlScope
         | Fault::CrlCriticalExtension
@@ -286,4 +308,80 @@ fn date(when: UnixSeconds) -> String {
         .ok()
         .and_then(|time| time.format(&Rfc3339).ok())
         .unwrap_or_else(|| format!("second {when}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::testing::{NOW, Pair};
+    use crate::trust::{Anchor, TrustMaterial};
+
+    fn store(pair: &Pair) -> TrustStore {
+        let anchors = vec![Anchor { der: pair.root.clone(), auto_registration: true }];
+        TrustStore::build(TrustMaterial { anchors, ..TrustMaterial::default() }).unwrap()
+    }
+
+    #[test]
+    fn a_verified_chain_says_who_the_device_is_and_how_it_is_known() {
+        let pair = Pair::mint("device-1", NOW + 500);
+        let Verdict::Verified(chain) = store(&pair).verify(&[&pair.leaf], &[], NOW) else {
+            panic!("not verified");
+        };
+        assert_eq!(chain.device().as_str(), "device-1");
+        assert_eq!(chain.path(), [pair.leaf.clone(), pair.root.clone()]);
+        assert_eq!(chain.leaf_sha256(), &sha256(&pair.leaf));
+        assert_eq!((chain.anchor(), chain.auto_registration()), (0, true));
+        assert_eq!(chain.valid_until(), NOW + 500);
+        let info = chain.leaf_info();
+        assert_eq!(info.subject, "CN=device-1,O=Fleet");
+        assert_eq!(info.issuer, "CN=Root\\, Inc.,O=Fleet");
+        assert_eq!(info.serial_hex, "ABCDEF");
+        assert_eq!((info.not_before, info.not_after), (NOW - 1_000, NOW + 500));
+        assert_eq!(info.dns_names, ["device.example.com"]);
+        assert_eq!(info.uris, ["urn:device:1"]);
+    }
+
+    #[test]
+    fn an_identity_is_exactly_one_common_name_that_is_a_device_id() {
+        for common_names in ["", "a|b", "a b", "a:b", "../a", "a\u{202e}b", "a+b", "caf\u{e9}"] {
+            let pair = Pair::mint(common_names, NOW + 500);
+            let stranger = Pair::mint("device-1", NOW + 500);
+            // Known issuer or not: it is no device either way.
+            for store in [store(&pair), store(&stranger)] {
+                match store.verify(&[&pair.leaf], &[], NOW) {
+                    Verdict::Refused(refused) => {
+                        assert!(matches!(
+                            refused.refusal,
+                            Refusal::CertificateUnsupported | Refusal::CertificateMalformed
+                        ));
+                    }
+                    _ => panic!("{common_names:?} was let through"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reasons_name_the_certificate_and_the_date() {
+        let pair = Pair::mint("device-1", NOW - 1);
+        let Verdict::Refused(refused) = store(&pair).verify(&[&pair.leaf], &[], NOW) else {
+            panic!("not refused");
+        };
+        assert_eq!(refused.refusal, Refusal::CertificateExpired);
+        assert_eq!(
+            refused.reason,
+            "certificate 0 of the path (the end-entity): expired on 2027-01-15T07:59:59Z"
+        );
+    }
+
+    #[test]
+    fn an_end_entity_without_its_issuer_is_undecided_until_the_issuer_comes() {
+        let pair = Pair::mint("device-1", NOW + 500);
+        let empty = TrustStore::build(TrustMaterial::default()).unwrap();
+        assert!(empty.is_empty());
+        assert!(matches!(empty.verify(&[&pair.leaf], &[], NOW), Verdict::Undecided(_)));
+        assert!(matches!(empty.verify(&[&pair.leaf], &[&pair.root], NOW), Verdict::Undecided(_)));
+        assert!(matches!(empty.verify(&[&pair.leaf], &[b"0"], NOW), Verdict::Refused(_)));
+        assert!(matches!(empty.verify(&[], &[], NOW), Verdict::Refused(_)));
+    }
 }

@@ -1,0 +1,15 @@
+//! One binary of integration tests; `world` is the harness, `attacks.md` beside it says which
+//! known attack is which test.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unsafe_code,
+    reason = "a test that cannot go on fails; OpenSSL's session setter is unsafe"
+)]
+
+mod dockerfile;
+mod pki;
+mod tokens;
+mod world;
