@@ -39,8 +39,10 @@ find_missing() {
     need perl 'perl with its standard modules' perl -MFindBin -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1
     need pkg-config pkg-config command -v pkg-config
     need libclang-dev "libclang with clang's own headers" have_libclang
-    if [ "$1" = test ]; then
+    if [ "$1" != build ]; then
         need curl curl command -v curl
+    fi
+    if [ "$1" = test ]; then
         need nginx nginx command -v nginx
         need openssl 'openssl (the command)' command -v openssl
         need prometheus 'promtool (comes with Prometheus)' command -v promtool

@@ -146,6 +146,12 @@ impl Store for SqliteStore {
         Ok(outcomes)
     }
 
+    async fn probe(&mut self) -> Result<(), StoreFault> {
+        let update = sqlx::query("UPDATE write_probe SET writes = writes + 1");
+        update.execute(&mut self.connection).await?;
+        Ok(())
+    }
+
     async fn page(
         &mut self,
         after: Option<&(TenantId, DeviceId)>,

@@ -70,6 +70,9 @@ pub trait Store: Send {
     /// device is not there. A wrong `Active` would let a blocked device in.
     async fn write(&mut self, writes: &[Write]) -> Result<Vec<Option<DeviceStatus>>, StoreFault>;
 
+    /// Writes something that no device depends on; durable when it returns.
+    async fn probe(&mut self) -> Result<(), StoreFault>;
+
     /// Up to `limit` devices of all tenants, in the engine's order of tenant and id, those
     /// after `after`.
     async fn page(

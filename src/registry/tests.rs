@@ -23,7 +23,7 @@ fn device(text: &str) -> DeviceId {
 }
 
 fn metrics() -> Arc<Metrics> {
-    Metrics::new(10).unwrap()
+    Metrics::new().unwrap()
 }
 
 async fn open(file: &Path) -> Result<Arc<Devices>, RegistryError> {
@@ -351,6 +351,13 @@ struct Faulty {
 impl Store for Faulty {
     fn location(&self) -> &str {
         "faulty"
+    }
+
+    async fn probe(&mut self) -> Result<(), StoreFault> {
+        match self.failing.load(Ordering::Acquire) {
+            true => Err(StoreFault::Row("a fault of the test")),
+            false => Ok(()),
+        }
     }
 
     async fn write(&mut self, writes: &[Write]) -> Result<Vec<Option<DeviceStatus>>, StoreFault> {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +16,9 @@ use crate::names::{DeviceId, TenantId};
 
 /// Commands taken at once: their writes share one transaction and so one fsync.
 const BATCH: usize = 256;
+
+/// How often a store that failed is asked whether it works again.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// Rows read at a time while the statuses are loaded; bounds the memory that takes.
 const PAGE: u32 = 10_000;
@@ -131,7 +135,7 @@ impl Worker {
         };
         let mut commands = Vec::with_capacity(BATCH);
         let mut closing = None;
-        while closing.is_none() && self.queue.recv_many(&mut commands, BATCH).await > 0 {
+        while closing.is_none() && self.next(&mut *store, &mut commands).await > 0 {
             let mut writes = Vec::new();
             let mut replies = Vec::new();
             let mut reads = Vec::new();
@@ -169,6 +173,21 @@ impl Worker {
         store.close().await;
         if let Some(done) = closing {
             let _ = done.send(());
+        }
+    }
+
+    /// Waits for commands. After a failed write the store is probed meanwhile: an edge that
+    /// gets no traffic because it is not ready would otherwise never write again.
+    async fn next(&mut self, store: &mut dyn Store, commands: &mut Vec<Command>) -> usize {
+        loop {
+            let next = self.queue.recv_many(commands, BATCH);
+            if self.health.is_up() {
+                return next.await;
+            }
+            match tokio::time::timeout(PROBE, next).await {
+                Ok(count) => return count,
+                Err(_) => self.health.set(store.probe().await.is_ok()),
+            }
         }
     }
 

@@ -125,7 +125,7 @@ mod tests {
     use crate::trust::{Anchor, StaleCrl, TrustMaterial, TrustStore};
 
     fn cache(clock: &Clock) -> (VerdictCache, Arc<Metrics>) {
-        let metrics = Metrics::new(10).unwrap();
+        let metrics = Metrics::new().unwrap();
         (VerdictCache::new(100, clock.clone(), metrics.clone()), metrics)
     }
 

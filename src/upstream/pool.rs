@@ -208,7 +208,7 @@ mod tests {
 
     fn pool(balance: Balance, count: u16) -> Arc<Pool> {
         let settings = PoolSettings { balance, ..pool_settings(&addresses(count)) };
-        Pool::new(settings, &Metrics::new(1).unwrap()).unwrap()
+        Pool::new(settings, &Metrics::new().unwrap()).unwrap()
     }
 
     fn picks(pool: &Arc<Pool>, tried: &[usize], count: usize) -> Vec<usize> {
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn unusable_settings_are_refused_with_their_reason() {
-        let metrics = Metrics::new(1).unwrap();
+        let metrics = Metrics::new().unwrap();
         let good = pool_settings(&addresses(2));
         let fault = |settings: PoolSettings| Pool::new(settings, &metrics).err().unwrap();
         let none = PoolSettings { servers: Vec::new(), ..good.clone() };

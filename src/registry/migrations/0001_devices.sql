@@ -13,3 +13,9 @@ CREATE TABLE devices (
     anchor_sha256  TEXT   CHECK (length(anchor_sha256) = 64),
     PRIMARY KEY (tenant, device_id)
 );
+
+-- One row that is written to find out whether writing works again after a failure.
+CREATE TABLE write_probe (
+    writes BIGINT NOT NULL
+);
+INSERT INTO write_probe (writes) VALUES (0);

@@ -16,7 +16,7 @@ use crate::upstream::mint::{Authority, pool_settings};
 use crate::upstream::{PoolSettings, UpstreamTls};
 
 fn pool(settings: PoolSettings) -> (Arc<Pool>, Arc<Metrics>) {
-    let metrics = Metrics::new(1).unwrap();
+    let metrics = Metrics::new().unwrap();
     (Pool::new(settings, &metrics).unwrap(), metrics)
 }
 
