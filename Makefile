@@ -47,7 +47,7 @@ test-long: test ## the same with floods of a minute and sizes in the millions
 
 bench: ## micro-benchmarks (criterion)
 	@bash .ci/setup.sh build
-	@cargo bench --locked --bench micro
+	@cargo bench --locked --bench micro -- $(BENCH)
 
 release: ## the optimised binary: target/release/portcullis
 	@bash .ci/setup.sh build

@@ -1,19 +1,18 @@
 //! The command line.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::clock::Clock;
-use crate::config::{LogFormat, LogSettings};
 use crate::demo;
-use crate::server::{Prepared, Server, StartError};
+use crate::log;
+use crate::server::{Prepared, StartError};
+use crate::signals::Signals;
 
 /// 0: all is well. 1: it could not start or run. 2: wrong usage (clap's own).
 const FAILED: u8 = 1;
@@ -79,8 +78,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(config: &Path) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::catch()?;
     let prepared = Prepared::new(config)?;
-    start_log(prepared.compiled().settings.log)?;
+    log::start(prepared.compiled().settings.log)?;
     let server = prepared.start(Clock::system())?;
     tracing::info!(
         target: "portcullis::server",
@@ -89,39 +89,9 @@ fn run(config: &Path) -> anyhow::Result<ExitCode> {
         admin = %server.admin_address(),
         "serving"
     );
-    until_terminated(&server)?;
+    signals.obey(&server);
     server.drain();
     Ok(ExitCode::SUCCESS)
-}
-
-/// Reloads at each SIGHUP; returns at SIGTERM or SIGINT.
-pub fn until_terminated(server: &Server) -> io::Result<()> {
-    enum Signal {
-        Reload,
-        End,
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut hup, mut term, mut int) = runtime.block_on(async {
-        Ok::<_, io::Error>((
-            signal(SignalKind::hangup())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        ))
-    })?;
-    loop {
-        let next = runtime.block_on(async {
-            tokio::select! {
-                _ = hup.recv() => Signal::Reload,
-                _ = term.recv() => Signal::End,
-                _ = int.recv() => Signal::End,
-            }
-        });
-        match next {
-            // What is wrong stands in the log; the running configuration stays in force.
-            Signal::Reload => drop(server.reload()),
-            Signal::End => return Ok(()),
-        }
-    }
 }
 
 fn check(config: &Path) -> anyhow::Result<ExitCode> {
@@ -150,27 +120,6 @@ fn health(admin: SocketAddr, ready: bool) -> anyhow::Result<ExitCode> {
     let (header, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     say(&mut io::stdout(), body.trim_end());
     Ok(if header.starts_with("HTTP/1.1 200 ") { ExitCode::SUCCESS } else { FAILED.into() })
-}
-
-/// Starts the log on standard error. Only the edge's own events: the libraries' lines may
-/// hold bytes from the wire.
-pub fn start_log(settings: LogSettings) -> anyhow::Result<()> {
-    use tracing_subscriber::filter::Targets;
-    use tracing_subscriber::layer::SubscriberExt;
-    let own = Targets::new().with_target("portcullis", settings.level);
-    let registry = tracing_subscriber::registry().with(own);
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_span_events(FmtSpan::NONE)
-        .with_ansi(io::stderr().is_terminal());
-    match settings.format {
-        LogFormat::Json => {
-            let layer = layer.json().flatten_event(true).with_current_span(false);
-            tracing::subscriber::set_global_default(registry.with(layer))?;
-        }
-        LogFormat::Text => tracing::subscriber::set_global_default(registry.with(layer))?,
-    }
-    Ok(())
 }
 
 /// Writes a line for a person; one who has closed the pipe does not want it.

@@ -9,7 +9,9 @@
 //! | 9 | `main.rs` | exit code only |
 //! | 8 | [`cli`] | `run`, `check`, `demo`, `health` |
 //! | 7 | [`demo`] | throw-away PKI, a platform, a device's whole tour |
+//! | 7 | [`signals`] | reload and drain, when the operator says so |
 //! | 6 | [`server`] | wires the parts: bind, serve, reload, drain |
+//! | 6 | [`log`] | where events go |
 //! | 5 | [`config`] | YAML → every fault at once, or a `TenantDirectory` |
 //! | 5 | [`admin`] | metrics, health, readiness |
 //! | 4 | [`listen`] | sockets and deadlines: TLS, HTTPS |
@@ -51,12 +53,14 @@ pub mod gate;
 pub mod ip_range;
 pub mod limits;
 pub mod listen;
+pub mod log;
 pub mod metrics;
 pub mod names;
 pub mod refusal;
 pub mod registry;
 pub mod server;
 pub mod server_certificate;
+pub mod signals;
 pub mod tenant;
 pub mod token;
 pub mod trust;

@@ -6,6 +6,9 @@
 #   PORTCULLIS_BIN=target/release/portcullis BENCH_ADAPTERS=benches/edge \
 #     run.sh --peers portcullis,nginx,haproxy,envoy --modes handshake,resume,request,token,idle
 #
+# The dialect is the one that the harness's upstream reads of all that the edge speaks, with
+# the whole chain as Envoy sends it.
+#
 # Variant `portcullis:fresh`: a token cache of one entry, so that every token is signed anew.
 . "$BENCH_LIB"
 BIN=${PORTCULLIS_BIN:-portcullis}
@@ -34,6 +37,7 @@ C
     certificate: { chain: $B_PKI/server.pem, key: $B_DIR/server.key }
     trusted_certificates: [{ file: $B_PKI/tenants/$t/ca.pem, auto_registration: true }]
     upstream: app
+    forward: { chain: x-forwarded-client-cert }
     limits: { connections: 20000 }"
     done
 }

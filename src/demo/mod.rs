@@ -13,9 +13,10 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::cli::{start_log, until_terminated};
 use crate::clock::Clock;
+use crate::log;
 use crate::server::Prepared;
+use crate::signals::Signals;
 
 use self::pki::{Identity, Role};
 
@@ -27,6 +28,7 @@ pub fn run(once: bool) -> anyhow::Result<()> {
     if Command::new("curl").arg("--version").output().is_err() {
         bail!("the tour needs curl, which is not installed (Debian: apt-get install curl)");
     }
+    let mut signals = Signals::catch()?;
     let folder = Folder::new()?;
     mint(&folder.0)?;
     let platform = upstream::start()?;
@@ -34,7 +36,7 @@ pub fn run(once: bool) -> anyhow::Result<()> {
     fs::write(&config, CONFIG.replace("{platform}", &platform.to_string()))?;
 
     let prepared = Prepared::new(&config)?;
-    start_log(prepared.compiled().settings.log)?;
+    log::start(prepared.compiled().settings.log)?;
     let server = prepared.start(Clock::system())?;
     let edge = *server.https_addresses().first().context("the demo has no listener")?;
     say(&format!(
@@ -49,7 +51,7 @@ pub fn run(once: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     tour.print_commands();
-    until_terminated(&server)?;
+    signals.obey(&server);
     server.drain();
     Ok(())
 }

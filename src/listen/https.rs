@@ -22,7 +22,7 @@ use crate::upstream::Picked;
 
 use super::Edge;
 use super::answer::Answer;
-use super::connection::{Connection, Judged};
+use super::connection::{Connection, Cut, Judged};
 use super::decide::{Decision, decide, judge};
 use super::forward;
 
@@ -261,6 +261,12 @@ impl ProxyHttp for Front {
         if let (Some(error), None) = (error, &ctx.refused) {
             ctx.refused = Some(fault(error));
         }
+        if let Some(late) = ctx.connection.as_deref().and_then(overdue)
+            && ctx.refused.is_some()
+        {
+            // What Pingora saw as a broken connection was a deadline of the edge's.
+            ctx.refused = Some(late);
+        }
         if let Some(refused) = &ctx.refused {
             self.edge.metrics.refused(refused.refusal);
         }
@@ -370,6 +376,17 @@ impl Drop for Request {
 fn connection_of(session: &Session) -> Option<Arc<Connection>> {
     let digest = session.digest()?.proxy_digest.as_ref()?;
     digest.user_data.as_ref()?.downcast_ref::<Arc<Connection>>().cloned()
+}
+
+/// The deadline that the edge ended the connection for.
+fn overdue(connection: &Connection) -> Option<Refused> {
+    let reason = match connection.cut() {
+        Cut::ReadDeadline => "limits.body_timeout",
+        Cut::WriteDeadline => "the device did not take what was sent to it",
+        Cut::Drained => "the edge stops and drain_timeout has passed",
+        Cut::Idle | Cut::None => return None,
+    };
+    Some(Refused::new(Refusal::Timeout, reason))
 }
 
 fn too_large(request: &RequestHeader, count: usize, bytes: usize) -> bool {

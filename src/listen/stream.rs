@@ -82,6 +82,9 @@ impl DeviceStream {
     /// Ready once the peer has sent something or closed; sends what is left before waiting.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
+        if self.tls.ssl().pending() > 0 {
+            return Poll::Ready(Ok(()));
+        }
         self.tls.get_ref().poll_readable(cx)
     }
 
