@@ -116,10 +116,12 @@ impl TlsServer {
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
         // SAFETY: the context is alive. One ticket a handshake: a device resumes one
         // connection at a time, and each resumption brings the next ticket. The pool lets
-        // the intermediates of a fleet be held once; the context takes the reference.
+        // the intermediates of a fleet be held once; the context takes a reference of its own.
         unsafe {
             ffi::SSL_CTX_set_num_tickets(context.as_ptr(), 1);
-            ffi::SSL_CTX_set0_buffer_pool(context.as_ptr(), ffi::CRYPTO_BUFFER_POOL_new());
+            let pool = ffi::CRYPTO_BUFFER_POOL_new();
+            ffi::SSL_CTX_set1_buffer_pool(context.as_ptr(), pool);
+            ffi::CRYPTO_BUFFER_POOL_free(pool);
         }
         context.set_select_certificate_callback(move |hello| {
             choose_tenant(hello, slot);
