@@ -13,8 +13,9 @@ use crate::names::{ServerName, ServerPattern, TenantId};
 
 pub fn cross_references(loaded: &Loaded, faults: &mut Vec<Fault>) {
     listeners(loaded, faults);
-    if let Some(tokens) = &loaded.edge.tokens {
-        key_ids(&loaded.source, &tokens.signing_keys, faults);
+    if let Some(keys) = loaded.edge.tokens.as_ref().and_then(|tokens| tokens.signing_keys.as_ref())
+    {
+        key_ids(&loaded.source, keys, faults);
     }
     let mut ids = Taken::default();
     let mut names = Taken::default();
@@ -89,7 +90,8 @@ fn listeners(loaded: &Loaded, faults: &mut Vec<Fault>) {
         }
         let Some(default) = &listener.default_tenant else { continue };
         let ids = || loaded.tenants.iter().map(|(_, tenant)| tenant.id.value.as_str());
-        if !ids().any(|id| id == default.value.as_str()) {
+        // Where a tenant is too faulty to be here, the name may be its.
+        if loaded.whole && !ids().any(|id| id == default.value.as_str()) {
             faults.push(unknown(source, default.value.as_str(), default.at, "tenant", ids()));
         }
     }
@@ -113,8 +115,12 @@ fn tokens(loaded: &Loaded, source: &Source, tenant: &TenantModel, faults: &mut V
         return;
     }
     let at = tenant.tokens.as_ref().map_or(tenant.at, |tokens| tokens.at);
-    let edge_keys = loaded.edge.tokens.as_ref().map(|tokens| tokens.signing_keys.as_slice());
-    if own_keys.or(edge_keys).is_none_or(<[KeyModel]>::is_empty) {
+    let missing = match (own_keys, &loaded.edge.tokens) {
+        (Some(own), _) => own.is_empty(),
+        (None, Some(edge)) => edge.signing_keys.as_ref().is_some_and(Vec::is_empty),
+        (None, None) => true,
+    };
+    if missing {
         let message = format!("tenant `{}` issues tokens without a signing key", tenant.id.value);
         let help = "add `signing_keys` here or to the edge's `tokens`, or write `enabled: false`";
         faults.push(Fault::at(source, at, message).help(help));

@@ -137,8 +137,8 @@ impl Compiler {
         files: &mut Files,
         faults: &mut Vec<Fault>,
     ) -> Option<Printed<SigningKeys>> {
-        let tokens = loaded.edge.tokens.as_ref()?;
-        signing_keys(&loaded.source, &tokens.signing_keys, files, &mut self.reused, faults)
+        let keys = loaded.edge.tokens.as_ref()?.signing_keys.as_ref()?;
+        signing_keys(&loaded.source, keys, files, &mut self.reused, faults)
     }
 }
 

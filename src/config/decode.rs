@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::fault::{Fault, Place, Source, quoted};
+use super::fault::{Fault, MAX_FAULTS, Place, Source, quoted};
 use super::node::{Key, Kind, Node};
 
 pub struct Decoder<'s> {
@@ -27,7 +27,9 @@ impl<'s> Decoder<'s> {
     }
 
     pub fn fault(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {
-        self.faults.push(Fault::at(self.source, at, message).help(help));
+        if self.faults.len() < MAX_FAULTS {
+            self.faults.push(Fault::at(self.source, at, message).help(help));
+        }
     }
 
     pub fn mapping<'n>(&mut self, node: &'n Node) -> Option<Fields<'n>> {
@@ -37,14 +39,17 @@ impl<'s> Decoder<'s> {
         }
     }
 
-    /// The items that can be decoded; `None` where it is no list.
+    /// `None` where it is no list, or an item is faulty; every item is looked at.
     pub fn list<T>(
         &mut self,
         node: &Node,
         mut item: impl FnMut(&mut Self, &Node) -> Option<T>,
     ) -> Option<Vec<T>> {
         match &node.kind {
-            Kind::List(items) => Some(items.iter().filter_map(|node| item(self, node)).collect()),
+            Kind::List(items) => {
+                let decoded: Vec<_> = items.iter().map(|node| item(self, node)).collect();
+                decoded.into_iter().collect()
+            }
             _ => {
                 self.wrong_kind(node, "a list", "a list is written `[a, b]`, or `- a` line by line")
             }
@@ -146,10 +151,6 @@ impl<'s> Decoder<'s> {
 }
 
 impl<'n> Fields<'n> {
-    pub fn at(&self) -> Place {
-        self.at
-    }
-
     /// The value of a key that may be absent.
     pub fn get(&mut self, key: &'static str) -> Option<&'n Node> {
         self.known.push(key);
@@ -185,6 +186,20 @@ impl<'n> Fields<'n> {
         decode: impl FnOnce(&mut Decoder<'s>, &'n Node) -> Option<T>,
     ) -> T {
         self.optional(decoder, key, decode).unwrap_or(default)
+    }
+
+    /// The default stands in for an absent value only; `None` where it is faulty.
+    pub fn or_if_absent<'s, T>(
+        &mut self,
+        decoder: &mut Decoder<'s>,
+        key: &'static str,
+        default: T,
+        decode: impl FnOnce(&mut Decoder<'s>, &'n Node) -> Option<T>,
+    ) -> Option<T> {
+        match self.get(key) {
+            Some(node) => decode(decoder, node),
+            None => Some(default),
+        }
     }
 
     pub fn required<'s, T>(

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 const SHOWN: usize = 200;
 /// Characters of a line shown around a fault; a generated file may have one line of 8 MiB.
 const WINDOW: usize = 120;
+/// Octets of it looked at on either side, for the same reason.
+const REACH: usize = 1_024;
+/// Faults gathered from the text of one file; past it, the rest is not told.
+pub const MAX_FAULTS: usize = 10_000;
 
 /// Everything that is wrong, in the order of files and lines. Never empty as an error.
 #[derive(Debug, thiserror::Error)]
@@ -144,9 +148,10 @@ impl Excerpt {
     /// `None` where nothing of the line may be shown.
     fn new(text: &str, place: Place) -> Option<Excerpt> {
         let (before, after) = text.split_at_checked(place.start as usize)?;
-        let start = before.rfind(['\n', '\r']).map_or(0, |end| end + 1);
-        let before = before.get(start..)?;
-        let after = after.split(['\n', '\r']).next()?;
+        let near = before.get(before.ceil_char_boundary(before.len().saturating_sub(REACH))..)?;
+        let before = near.rsplit(['\n', '\r']).next()?;
+        let start = place.start as usize - before.len();
+        let after = after.get(..after.floor_char_boundary(REACH))?.split(['\n', '\r']).next()?;
         let line = text.get(start..start + before.len() + after.len())?;
         let open = open_part(line);
         let (before, after) = open.split_at_checked(before.len())?;

@@ -21,6 +21,8 @@ pub struct Loaded {
     pub edge: EdgeModel,
     /// Of the file itself and of its includes, each with the source that it stands in.
     pub tenants: Vec<(Arc<Source>, TenantModel)>,
+    /// Whether these are all: none was so faulty that it had to be left out.
+    pub whole: bool,
 }
 
 /// `None` where the file itself gives nothing to go on with.
@@ -35,26 +37,46 @@ pub fn load(path: &Path, faults: &mut Vec<Fault>) -> Option<Loaded> {
     let (edge, found) = decode(&source, |d| EdgeModel::decode(d, &node));
     faults.extend(found);
     let mut edge = edge?;
-    let own = std::mem::take(&mut edge.tenants);
-    let mut tenants: Vec<_> = own.into_iter().map(|tenant| (source.clone(), tenant)).collect();
+    let mut found = Found { tenants: Vec::new(), whole: true };
+    found.add(&source, std::mem::take(&mut edge.tenants));
     if let Some(include) = &edge.include {
         let pattern = base(&source).join(&include.value);
         match expand(&pattern, path) {
             Ok(files) => {
                 for file in files {
-                    included(&file, (&source, include.at), &mut tenants, faults);
+                    match included(&file, (&source, include.at), faults) {
+                        Some((source, tenants)) => found.add(&source, tenants),
+                        None => found.whole = false,
+                    }
                 }
             }
             Err(reason) => {
+                found.whole = false;
                 let fault = Fault::at(&source, include.at, reason);
                 faults.push(fault.help("such as \"tenants.d/*.yaml\""));
             }
         }
     }
-    if let Some((source, tenant)) = tenants.get(MAX_TENANTS) {
+    if let Some((source, tenant)) = found.tenants.get(MAX_TENANTS) {
         faults.push(Fault::at(source, tenant.at, format!("more than {MAX_TENANTS} tenants")));
     }
-    Some(Loaded { source, edge, tenants })
+    Some(Loaded { source, edge, tenants: found.tenants, whole: found.whole })
+}
+
+struct Found {
+    tenants: Vec<(Arc<Source>, TenantModel)>,
+    whole: bool,
+}
+
+impl Found {
+    fn add(&mut self, source: &Arc<Source>, tenants: Vec<Option<TenantModel>>) {
+        for tenant in tenants {
+            match tenant {
+                Some(tenant) => self.tenants.push((source.clone(), tenant)),
+                None => self.whole = false,
+            }
+        }
+    }
 }
 
 /// The directory that a source's relative paths start at.
@@ -62,31 +84,31 @@ pub fn base(source: &Source) -> &Path {
     source.path.parent().unwrap_or(Path::new(""))
 }
 
+/// `None` where the file gives no tenants to go on with.
 fn included(
     file: &Path,
     (root, at): (&Source, Place),
-    tenants: &mut Vec<(Arc<Source>, TenantModel)>,
     faults: &mut Vec<Fault>,
-) {
+) -> Option<(Arc<Source>, Vec<Option<TenantModel>>)> {
     let source = match read(file) {
         Ok(source) => source,
         Err(fault) if fault.line == 0 => {
             faults.push(Fault::at(root, at, fault.message).help("see `include`"));
-            return;
+            return None;
         }
         Err(fault) => {
             faults.push(*fault);
-            return;
+            return None;
         }
     };
-    let Some((source, node)) = parse(source, faults) else { return };
+    let (source, node) = parse(source, faults)?;
     let (found, new) = decode(&source, |d| match &node.kind {
         Kind::Null => Some(Vec::new()),
-        Kind::Map(_) => TenantModel::decode(d, &node).map(|tenant| vec![tenant]),
-        _ => d.list(&node, TenantModel::decode),
+        Kind::Map(_) => Some(vec![TenantModel::decode(d, &node)]),
+        _ => d.list(&node, |d, node| Some(TenantModel::decode(d, node))),
     });
     faults.extend(new);
-    tenants.extend(found.into_iter().flatten().map(|tenant| (source.clone(), tenant)));
+    Some((source, found?))
 }
 
 fn decode<T>(source: &Source, decode: impl FnOnce(&mut Decoder<'_>) -> T) -> (T, Vec<Fault>) {

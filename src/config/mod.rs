@@ -1,9 +1,9 @@
 //! Configuration: YAML files → everything that the edge runs by, or every reason why not.
 //!
-//! 1. [`node`]: text → a tree that knows its places; structure is checked here.
-//! 2. [`decode`] with the models: tree → values in bounds; unknown keys are faults.
-//! 3. [`check`]: names that one part uses and another defines.
-//! 4. [`compile`]: the files that are named → tenants, pools, keys.
+//! 1. `node`: text → a tree that knows its places; structure is checked here.
+//! 2. `decode` with the models: tree → values in bounds; unknown keys are faults.
+//! 3. `check`: names that one part uses and another defines.
+//! 4. `compile`: the files that are named → tenants, pools, keys.
 //!
 //! Each step goes on after a fault as far as that makes sense, so that one run tells
 //! everything. What is wrong in the text, or in a file of the edge's own, refuses the whole

@@ -35,7 +35,8 @@ pub struct EdgeModel {
     pub upstreams: Vec<UpstreamModel>,
     /// Every name under `upstreams`, those of faulty ones included.
     pub upstream_names: Vec<String>,
-    pub tenants: Vec<TenantModel>,
+    /// `None`: one that is faulty.
+    pub tenants: Vec<Option<TenantModel>>,
     pub include: Option<Located<String>>,
 }
 
@@ -84,7 +85,8 @@ pub enum LogFormat {
 /// What tenants inherit for their tokens.
 pub struct EdgeTokens {
     pub lifespan: u32,
-    pub signing_keys: Vec<KeyModel>,
+    /// `None`: faulty.
+    pub signing_keys: Option<Vec<KeyModel>>,
 }
 
 pub struct KeyModel {
@@ -139,7 +141,9 @@ impl EdgeModel {
             upstream_names: upstreams.iter().map(|(name, _)| name.clone()).collect(),
             upstreams: upstreams.into_iter().filter_map(|(_, upstream)| upstream).collect(),
             tenants: fields
-                .optional(d, "tenants", |d, node| d.list(node, TenantModel::decode))
+                .optional(d, "tenants", |d, node| {
+                    d.list(node, |d, node| Some(TenantModel::decode(d, node)))
+                })
                 .unwrap_or_default(),
             include: fields.optional(d, "include", |d, node| {
                 d.line(node, 4_096).map(|text| Located { value: text.to_owned(), at: node.at })
@@ -321,7 +325,7 @@ fn tokens(d: &mut Decoder<'_>, node: &Node) -> Option<EdgeTokens> {
     let mut fields = d.mapping(node)?;
     let tokens = EdgeTokens {
         lifespan: fields.or(d, "lifespan", 3_600, lifespan),
-        signing_keys: fields.optional(d, "signing_keys", signing_keys).unwrap_or_default(),
+        signing_keys: fields.or_if_absent(d, "signing_keys", Vec::new(), signing_keys),
     };
     fields.finish(d);
     Some(tokens)

@@ -11,7 +11,7 @@ use serde_saphyr::granit_parser::{
     ErrorKind, Event, Options, Parser, ScalarStyle, ScanError, Span,
 };
 
-use super::fault::{Fault, Place, Source, quoted};
+use super::fault::{Fault, MAX_FAULTS, Place, Source, quoted};
 
 /// Deeper nesting than any key of ours needs.
 const MAX_DEPTH: usize = 32;
@@ -53,10 +53,10 @@ pub fn parse(source: &Source, faults: &mut Vec<Fault>) -> Option<Node> {
     for event in Parser::new_from_str_with_options(&source.text, options()) {
         let step = match event {
             Ok((event, span)) => builder.take(event, span),
-            Err(error) => Err(syntax_fault(source, &error)),
+            Err(error) => Err(Box::new(syntax_fault(source, &error))),
         };
         if let Err(fault) = step {
-            builder.faults.push(fault);
+            builder.faults.push(*fault);
             return None;
         }
     }
@@ -131,12 +131,12 @@ enum Open {
 }
 
 impl Builder<'_> {
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Box<Fault>> {
         self.admit(&event, &span)?;
         let at = place(&span);
         match event {
             Event::Scalar(text, ScalarStyle::Plain, ..) if text.is_empty() && self.wants_key() => {
-                Err(self.fault(at, "a key is missing here"))
+                self.refuse(at, "a key is missing here", "write `key: value`")
             }
             Event::Scalar(text, ..) if self.wants_key() => {
                 self.set_key(Key { at, text: text.into() });
@@ -172,32 +172,38 @@ impl Builder<'_> {
     }
 
     /// What the YAML of a configuration may not hold.
-    fn admit(&mut self, event: &Event<'_>, span: &Span) -> Result<(), Fault> {
+    fn admit(&mut self, event: &Event<'_>, span: &Span) -> Result<(), Box<Fault>> {
         let at = place(span);
         match event {
-            Event::DocumentStart(..) if self.root.is_some() => Err(self
-                .fault(at, "a second document starts here")
-                .help("a configuration file is one document: remove the `---`")),
-            Event::Alias(_) | Event::UnresolvedAlias(_) => Err(self
-                .fault(at, "YAML aliases are not accepted")
-                .help("write the value out instead of `*name`")),
+            Event::DocumentStart(..) if self.root.is_some() => self.refuse(
+                at,
+                "a second document starts here",
+                "a configuration file is one document: remove the `---`",
+            ),
+            Event::Alias(_) | Event::UnresolvedAlias(_) => self.refuse(
+                at,
+                "YAML aliases are not accepted",
+                "write the value out instead of `*name`",
+            ),
             Event::Scalar(_, _, anchor, tag)
             | Event::SequenceStart(_, anchor, tag)
             | Event::MappingStart(_, anchor, tag) => {
                 self.nodes += 1;
                 if *anchor != 0 {
-                    Err(self
-                        .fault(at, "YAML anchors are not accepted")
-                        .help("write the value without `&name`"))
+                    self.refuse(
+                        at,
+                        "YAML anchors are not accepted",
+                        "write the value without `&name`",
+                    )
                 } else if tag.is_some() {
                     let at = span.tag_span().map_or(at, |tag| place(&tag));
-                    Err(self
-                        .fault(at, "YAML tags are not accepted")
-                        .help("write the value without `!tag`"))
+                    self.refuse(at, "YAML tags are not accepted", "write the value without `!tag`")
                 } else if self.nodes > MAX_NODES {
-                    Err(self
-                        .fault(at, format!("the file holds more than {MAX_NODES} values"))
-                        .help("spread the tenants over the files of `include`"))
+                    self.refuse(
+                        at,
+                        format!("the file holds more than {MAX_NODES} values"),
+                        "spread the tenants over the files of `include`",
+                    )
                 } else {
                     Ok(())
                 }
@@ -213,6 +219,7 @@ impl Builder<'_> {
     fn set_key(&mut self, found: Key) {
         let Some(Open::Map { seen, key, .. }) = self.open.last_mut() else { return };
         match seen.get(&found.text) {
+            Some(_) if self.faults.len() >= MAX_FAULTS => {}
             Some(first) => {
                 let message = format!("the key {} is written twice", quoted(&found.text));
                 let help = format!("first written in line {}; keep one of the two", first.line);
@@ -225,15 +232,17 @@ impl Builder<'_> {
         *key = Some(found);
     }
 
-    fn begin(&mut self, at: Place, open: impl FnOnce(Place) -> Open) -> Result<(), Fault> {
+    fn begin(&mut self, at: Place, open: impl FnOnce(Place) -> Open) -> Result<(), Box<Fault>> {
         let at = Place { end: at.start, ..at };
         if self.wants_key() {
-            return Err(self
-                .fault(at, "a list or a mapping cannot be a key")
-                .help("text that holds `{` or `[` goes in quotes"));
+            return self.refuse(
+                at,
+                "a list or a mapping cannot be a key",
+                "text that holds `{` or `[` goes in quotes",
+            );
         }
         if self.open.len() >= MAX_DEPTH {
-            return Err(too_deep(self.source, at));
+            return Err(Box::new(too_deep(self.source, at)));
         }
         self.open.push(open(at));
         Ok(())
@@ -251,8 +260,8 @@ impl Builder<'_> {
         }
     }
 
-    fn fault(&self, at: Place, message: impl Into<String>) -> Fault {
-        Fault::at(self.source, at, message)
+    fn refuse(&self, at: Place, message: impl Into<String>, help: &str) -> Result<(), Box<Fault>> {
+        Err(Box::new(Fault::at(self.source, at, message).help(help)))
     }
 }
 
@@ -276,7 +285,9 @@ fn syntax_fault(source: &Source, error: &ScanError) -> Fault {
         | ErrorKind::TabInBlockIndentation
         | ErrorKind::TabInIndentation
         | ErrorKind::TabInPlainScalar => "indent with spaces",
-        ErrorKind::UnclosedQuotedScalar => "a quote that opens here is not closed",
+        ErrorKind::UnclosedQuotedScalar | ErrorKind::InvalidQuotedScalarIndent => {
+            "close the quote that was opened before"
+        }
         ErrorKind::UnclosedFlowCollection { .. }
         | ErrorKind::UnexpectedEofFlowSequence
         | ErrorKind::UnexpectedEofFlowMapping

@@ -80,6 +80,8 @@ fn begin(line: &[u8], number: usize, content: Content) -> Result<(), PemFault> {
     let label = line.strip_prefix(b"-----BEGIN ").and_then(|rest| rest.strip_suffix(b"-----"));
     match label {
         None => Err(PemFault::BadLine(number)),
+        // A whole certificate in one line, as headers carry it, is not PEM.
+        Some(label) if label.contains(&b'-') => Err(PemFault::BadLine(number)),
         Some(label) if label == content.label().as_bytes() => Ok(()),
         Some(label) if label.ends_with(b"PRIVATE KEY") => Err(PemFault::PrivateKey(number)),
         Some(_) => Err(PemFault::OtherLabel { line: number, wanted: content.label() }),

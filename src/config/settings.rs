@@ -45,7 +45,7 @@ impl Settings {
             registry_url: registry_url(loaded),
             ticket_secret,
             ticket_rotation: edge.tickets.rotate,
-            limits: edge.limits.limits.clone(),
+            limits: edge.limits.limits,
             verdict_cache: caches.verdicts,
             token_cache: caches.tokens,
             tenant_series: caches.tenant_series,

@@ -81,7 +81,8 @@ impl TenantModel {
                     ],
                 )
             });
-        let trusted = fields.optional(d, "trusted_certificates", |d, node| d.list(node, trusted));
+        let trusted = fields
+            .or_if_absent(d, "trusted_certificates", Vec::new(), |d, node| d.list(node, trusted));
         let intermediates =
             fields.optional(d, "intermediates", |d, node| d.list(node, Decoder::file));
         let (crls, accept_stale_crl) = fields.or(d, "crls", (Vec::new(), false), crls);
@@ -102,7 +103,7 @@ impl TenantModel {
             server_names: server_names?,
             certificates: certificates?,
             client_certificate,
-            trusted: trusted.unwrap_or_default(),
+            trusted: trusted?,
             intermediates: intermediates.unwrap_or_default(),
             crls,
             accept_stale_crl,

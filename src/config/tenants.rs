@@ -19,7 +19,7 @@ use super::values::FileRef;
 use crate::metrics::{Metrics, TenantMetrics};
 use crate::server_certificate::{KeyKind, ServerCertificate, ServerCertificateFault};
 use crate::tenant::{ClientCertificateMode, Tenant};
-use crate::token::{SigningKeys, TokenSettings};
+use crate::token::{KeyFault, SigningKeys, TokenSettings};
 use crate::trust::TrustStore;
 use crate::upstream::Pool;
 
@@ -67,7 +67,10 @@ impl TenantCompiler<'_> {
         };
         let (material, (pool, pool_print), (keys, keys_print)) = parts;
         let tokens = self.token_settings(model);
-        if let Some(tokens) = tokens.as_ref().filter(|tokens| !keys.has(tokens.algorithm)) {
+        // That there is no key at all, `check` has reported.
+        if let Some(tokens) =
+            tokens.as_ref().filter(|tokens| !keys.is_empty() && !keys.has(tokens.algorithm))
+        {
             let at = model.tokens.as_ref().map_or(model.at, |own| own.algorithm.at);
             let name = tokens.algorithm.name();
             let message = format!("no signing key of tenant `{}` is for {name}", model.id.value);
@@ -298,8 +301,15 @@ pub fn signing_keys(
         Ok(keys) => Some((keys, print)),
         Err(found) => {
             for (index, reason) in found {
-                if let Some(key) = models.get(index) {
-                    faults.push(in_file(source, &key.file, &reason));
+                let Some(key) = models.get(index) else { continue };
+                match reason {
+                    // `check` has reported it.
+                    KeyFault::DuplicateKid { .. } => {}
+                    KeyFault::BadKid => {
+                        let fault = Fault::at(source, key.kid.at, reason.to_string());
+                        faults.push(fault.help("such as `k1`"));
+                    }
+                    _ => faults.push(in_file(source, &key.file, &reason)),
                 }
             }
             None

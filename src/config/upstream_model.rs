@@ -58,30 +58,28 @@ impl UpstreamModel {
                 [("round_robin", Balance::RoundRobin), ("least_loaded", Balance::LeastLoaded)];
             d.choice(node, &choices)
         });
-        let tls = fields.get("tls").map(|node| tls(d, node));
+        // A pool whose `tls` is faulty is not a pool without TLS.
+        let tls = fields.or_if_absent(d, "tls", None, |d, node| tls(d, node).map(Some));
         let http2 = fields.or(d, "http2", false, Decoder::boolean);
-        if let (true, true, Some(at)) = (http2, tls.is_some(), fields.key("http2")) {
+        let timeouts = fields.or(d, "timeouts", default_timeouts(), timeouts);
+        let retries = fields.or(d, "retries", 1, |d, node| d.count(node, 0..=10));
+        let health = fields.or(d, "health", default_health(), health);
+        let http2_at = fields.key("http2");
+        fields.finish(d);
+        if let (true, Some(Some(_)), Some(at)) = (http2, &tls, http2_at) {
             d.fault(
                 at,
                 "this is HTTP/2 without TLS, and `tls` is on",
                 "write `tls: { http2: true }`",
             );
+            return None;
         }
-        let timeouts = fields.or(d, "timeouts", default_timeouts(), timeouts);
-        let retries = fields.or(d, "retries", 1, |d, node| d.count(node, 0..=10));
-        let health = fields.or(d, "health", default_health(), health);
-        fields.finish(d);
-        // A pool whose `tls` is faulty is not a pool without TLS.
-        let tls = match tls {
-            Some(tls) => Some(tls?),
-            None => None,
-        };
         Some(UpstreamModel {
             name,
             digest: hash.finish(),
             servers: servers?,
             balance,
-            tls,
+            tls: tls?,
             http2,
             timeouts,
             retries,

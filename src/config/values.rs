@@ -149,9 +149,9 @@ fn spell(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 => format!("{}ms", duration.as_millis()),
-        _ if seconds % 86_400 == 0 => format!("{}d", seconds / 86_400),
-        _ if seconds % 3_600 == 0 => format!("{}h", seconds / 3_600),
-        _ if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        _ if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
+        _ if seconds.is_multiple_of(3_600) => format!("{}h", seconds / 3_600),
+        _ if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
         _ => format!("{seconds}s"),
     }
 }
@@ -159,8 +159,8 @@ fn spell(duration: Duration) -> String {
 fn spell_size(size: u64) -> String {
     match size {
         0..1_024 => format!("{size}B"),
-        _ if size % (1 << 30) == 0 => format!("{}GiB", size >> 30),
-        _ if size % (1 << 20) == 0 => format!("{}MiB", size >> 20),
+        _ if size.is_multiple_of(1 << 30) => format!("{}GiB", size >> 30),
+        _ if size.is_multiple_of(1 << 20) => format!("{}MiB", size >> 20),
         _ => format!("{}KiB", size >> 10),
     }
 }

@@ -11,5 +11,6 @@
 
 mod dockerfile;
 mod pki;
+mod readme;
 mod tokens;
 mod world;
