@@ -13,12 +13,13 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::{Compiled, Compiler, Faults, Settings};
+use crate::config::{Compiled, Compiler, Fault, Faults, Settings};
 use crate::gate::Gate;
 use crate::listen::accept::{Worker, bind};
 use crate::listen::{Cut, Edge, Generation, HttpsListener, TicketKeys, TlsServer};
 use crate::metrics::{CertificateKind, Metrics};
 use crate::registry::{Devices, RegistryError};
+use crate::tenant::TenantEntry;
 
 /// How often deadlines of connections are looked at; the error of every one of them.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -175,17 +176,11 @@ impl Server {
         let metrics = &self.edge.metrics;
         let compiled = match compiler.compile(&self.file) {
             Ok(compiled) => compiled,
-            Err(faults) => {
-                metrics.config_reloads_failed.inc();
-                metrics.config_reload_successful.set(0);
-                tracing::error!(
-                    target: "portcullis::config",
-                    file = %self.file.display(),
-                    "reload failed, the running configuration stays in force:\n{faults}"
-                );
-                return Err(faults);
-            }
+            Err(faults) => return Err(self.reload_failed(faults)),
         };
+        if let Some(faults) = self.newly_unavailable(&compiled) {
+            return Err(self.reload_failed(faults));
+        }
         for what in self.settings.needing_restart(&compiled.settings) {
             tracing::warn!(
                 target: "portcullis::config",
@@ -212,6 +207,27 @@ impl Server {
             "configuration in force"
         );
         Ok(())
+    }
+
+    fn reload_failed(&self, faults: Faults) -> Faults {
+        self.edge.metrics.config_reloads_failed.inc();
+        self.edge.metrics.config_reload_successful.set(0);
+        tracing::error!(
+            target: "portcullis::config",
+            file = %self.file.display(),
+            "reload failed, the running configuration stays in force:\n{faults}"
+        );
+        faults
+    }
+
+    /// The faults of tenants that are served now and would not be any more: a file that broke
+    /// must not take a tenant down. A tenant that was not served before stays refused alone.
+    fn newly_unavailable(&self, compiled: &Compiled) -> Option<Faults> {
+        let running = self.edge.generation();
+        let serves = |id| matches!(running.directory.by_id(id), Some(TenantEntry::Serviceable(_)));
+        let lost = compiled.unavailable.iter().filter(|(id, _)| serves(id));
+        let faults: Vec<Fault> = lost.flat_map(|(_, faults)| faults.0.iter().cloned()).collect();
+        (!faults.is_empty()).then_some(Faults(faults))
     }
 
     /// Stops accepting, lets requests end within the drain timeout, then cuts what is left.

@@ -106,7 +106,8 @@ pub(super) async fn watch(pool: Weak<Pool>) {
 /// One check of each server, all at the same time.
 pub(super) async fn check_all(servers: &[Arc<Server>]) {
     let mut checks = JoinSet::new();
-    for server in servers.iter().cloned() {
+    for server in servers {
+        let server = server.clone();
         checks.spawn(async move { server.check().await });
     }
     // A check that panicked has told nothing; it must not end the checks that follow.

@@ -13,4 +13,5 @@ mod dockerfile;
 mod pki;
 mod readme;
 mod tokens;
+mod vectors;
 mod world;
