@@ -1,5 +1,5 @@
 //! Compiles libpki, the certificate verifier of BoringSSL, together with our shim over it
-//! (`src/trust/shim.cc`).
+//! (`src/trust/shim.cc`) and the one algorithm that it lacks (`src/trust/ed25519.cc`).
 //!
 //! The sources of libpki lie inside the crate `boring-sys`, which builds only libcrypto and
 //! libssl from them. They are taken from the very `boring-sys` that this build resolved to,
@@ -16,12 +16,16 @@ const PREFIX: &str = "bor";
 /// Says where BoringSSL's sources are, for builds in which cargo cannot be asked.
 const SOURCE_VARIABLE: &str = "PORTCULLIS_BORINGSSL_SOURCE";
 
+/// Files of libpki that `src/trust/ed25519.cc` includes and so compiles.
+const EXTENDED: [&str; 2] = ["pki/signature_algorithm.cc", "pki/verify_signed_data.cc"];
+
 type Fault = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Fault> {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/trust/shim.cc");
-    println!("cargo:rerun-if-changed=src/trust/shim.h");
+    for file in ["shim.cc", "shim.h", "ed25519.cc", "ed25519.h"] {
+        println!("cargo:rerun-if-changed=src/trust/{file}");
+    }
     println!("cargo:rerun-if-env-changed={SOURCE_VARIABLE}");
 
     let source = source()?;
@@ -34,6 +38,7 @@ fn main() -> Result<(), Fault> {
         .include(&source)
         .include(source.join("include"))
         .file("src/trust/shim.cc")
+        .file("src/trust/ed25519.cc")
         .files(libpki(&source, &fs::read_to_string(list)?)?)
         .define("BORINGSSL_IMPLEMENTATION", None)
         .define("BORINGSSL_PREFIX", PREFIX)
@@ -49,11 +54,17 @@ fn main() -> Result<(), Fault> {
     Ok(())
 }
 
-/// The files of libpki, as BoringSSL lists them for its own build.
+/// The files of libpki, as BoringSSL lists them for its own build, without those that
+/// [`EXTENDED`] names.
 fn libpki(source: &Path, list: &str) -> Result<Vec<PathBuf>, Fault> {
     let (_, rest) = list.split_once("\n  PKI_SOURCES\n").ok_or("sources.cmake: no PKI_SOURCES")?;
     let (files, _) = rest.split_once(')').ok_or("sources.cmake: PKI_SOURCES does not end")?;
-    Ok(files.split_whitespace().map(|file| source.join(file)).collect())
+    let listed: Vec<&str> = files.split_whitespace().collect();
+    if let Some(missing) = EXTENDED.iter().find(|file| !listed.contains(file)) {
+        return Err(format!("sources.cmake: libpki has no {missing}").into());
+    }
+    let ours = listed.into_iter().filter(|file| !EXTENDED.contains(file));
+    Ok(ours.map(|file| source.join(file)).collect())
 }
 
 fn source() -> Result<PathBuf, Fault> {

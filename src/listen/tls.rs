@@ -19,8 +19,8 @@ use boring::error::ErrorStack;
 use boring::ex_data::Index;
 use boring::ssl::{
     AlpnError, ClientHello, ErrorCode, ExtensionType, SniError, Ssl, SslAlert, SslContext,
-    SslContextBuilder, SslMethod, SslRef, SslSessionCacheMode, SslStream, SslVerifyError,
-    SslVerifyMode, SslVersion, TicketKeyCallbackResult, select_next_proto,
+    SslContextBuilder, SslMethod, SslRef, SslSessionCacheMode, SslSignatureAlgorithm, SslStream,
+    SslVerifyError, SslVerifyMode, SslVersion, TicketKeyCallbackResult, select_next_proto,
 };
 use boring_sys as ffi;
 use foreign_types_shared::ForeignTypeRef;
@@ -40,6 +40,20 @@ const CIPHERS_12: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA
                           ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:\
                           ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 const GROUPS: &str = "X25519MLKEM768:X25519:P-256:P-384";
+/// With what a device may sign its handshake: each kind of key that the trust profile admits.
+/// BoringSSL's default has neither P-521 nor Ed25519, and has SHA-1.
+const DEVICE_SIGNATURES: &[SslSignatureAlgorithm] = &[
+    SslSignatureAlgorithm::ECDSA_SECP256R1_SHA256,
+    SslSignatureAlgorithm::ED25519,
+    SslSignatureAlgorithm::RSA_PSS_RSAE_SHA256,
+    SslSignatureAlgorithm::RSA_PKCS1_SHA256,
+    SslSignatureAlgorithm::ECDSA_SECP384R1_SHA384,
+    SslSignatureAlgorithm::RSA_PSS_RSAE_SHA384,
+    SslSignatureAlgorithm::RSA_PKCS1_SHA384,
+    SslSignatureAlgorithm::ECDSA_SECP521R1_SHA512,
+    SslSignatureAlgorithm::RSA_PSS_RSAE_SHA512,
+    SslSignatureAlgorithm::RSA_PKCS1_SHA512,
+];
 const ALPN: &[u8] = b"\x02h2\x08http/1.1";
 const ALERT_CERTIFICATE_UNKNOWN: u8 = 46;
 
@@ -113,6 +127,7 @@ impl TlsServer {
         context.set_max_proto_version(Some(SslVersion::TLS1_3))?;
         context.set_cipher_list(CIPHERS_12)?;
         context.set_curves_list(GROUPS)?;
+        context.set_verify_algorithm_prefs(DEVICE_SIGNATURES)?;
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
         // SAFETY: the context is alive. One ticket a handshake: a device resumes one
         // connection at a time, and each resumption brings the next ticket. The pool lets
@@ -318,6 +333,12 @@ fn handshake_fault(error: &boring::ssl::Error) -> Refused {
         Some("PEER_DID_NOT_RETURN_A_CERTIFICATE") => {
             Refused::new(Refusal::CertificateMissing, "the tenant requires a client certificate")
         }
+        // BoringSSL reads the end-entity's key before anyone can verify the chain. The alert is
+        // its own, decode_error.
+        Some("UNSUPPORTED_ALGORITHM") => Refused::new(
+            Refusal::CertificateUnsupported,
+            "the end-entity certificate's key type is not on the list",
+        ),
         Some(reason) => Refused::new(Refusal::ProtocolError, format!("TLS handshake: {reason}")),
         None => Refused::new(Refusal::ProtocolError, "the peer closed during the TLS handshake"),
     }

@@ -5,8 +5,9 @@
 //! libpki (RFC 5280 section 6, with backtracking), then holds it against the edge's profile:
 //!
 //! - Every certificate: X.509 v3; serial number positive and of at most 20 octets; key ECDSA on
-//!   P-256, P-384 or P-521, or RSA of 2048 to 8192 bits; signed with SHA-256, SHA-384 or
-//!   SHA-512. Ed25519 is not on the list because libpki does not verify it.
+//!   P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits; signed with one of these
+//!   keys, ECDSA and RSA with SHA-256, SHA-384 or SHA-512. (libpki itself knows no Ed25519;
+//!   `ed25519.cc` adds it.)
 //! - Issuers: `CA:true`, keyCertSign where a key usage stands, policy limits critical.
 //! - End-entity: not a CA; digitalSignature and no keyCertSign where a key usage stands;
 //!   clientAuth or anyExtendedKeyUsage where an extended key usage stands (RFC 5280 section

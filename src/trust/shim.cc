@@ -1,4 +1,5 @@
 #include "shim.h"
+#include "ed25519.h"
 
 #include <algorithm>
 #include <array>
@@ -122,12 +123,15 @@ bool IsGoodKey(const EVP_PKEY *key) {
       int curve = EVP_PKEY_get_ec_curve_nid(key);
       return curve == NID_X9_62_prime256v1 || curve == NID_secp384r1 || curve == NID_secp521r1;
     }
+    case EVP_PKEY_ED25519:
+      return true;
     default:
       return false;
   }
 }
 
 bool IsGoodSignatureAlgorithm(SignatureAlgorithm algorithm) {
+  if (algorithm == kEd25519) return true;
   switch (algorithm) {
     case SignatureAlgorithm::kRsaPkcs1Sha256:
     case SignatureAlgorithm::kRsaPkcs1Sha384:

@@ -10,6 +10,7 @@
 )]
 
 mod dockerfile;
+mod key_types;
 mod pki;
 mod readme;
 mod tokens;

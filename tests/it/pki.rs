@@ -86,6 +86,11 @@ impl Key {
         Key { pkey, digest: None, algorithm: sequence(&[&oid("1.3.101.112")]) }
     }
 
+    pub fn ed448() -> Key {
+        let pkey = PKey::generate_ed448().unwrap();
+        Key { pkey, digest: None, algorithm: sequence(&[&oid("1.3.101.113")]) }
+    }
+
     pub fn dsa() -> Key {
         let pkey = PKey::from_dsa(Dsa::generate(2048).unwrap()).unwrap();
         Key {
@@ -102,12 +107,19 @@ impl Key {
         self
     }
 
+    /// The same key and signatures under another algorithm identifier.
+    pub fn with_algorithm(mut self, id: &str, parameters: &[u8]) -> Key {
+        self.algorithm = sequence(&[&oid(id), parameters]);
+        self
+    }
+
     /// PKCS#8 PEM, as a key file holds it.
     pub fn pem(&self) -> Vec<u8> {
         self.pkey.private_key_to_pem_pkcs8().unwrap()
     }
 
-    fn spki(&self) -> Vec<u8> {
+    /// SubjectPublicKeyInfo.
+    pub fn spki(&self) -> Vec<u8> {
         self.pkey.public_key_to_der().unwrap()
     }
 
@@ -153,6 +165,7 @@ pub struct Template {
     subject: Vec<u8>,
     validity: (i64, i64),
     key: Option<Key>,
+    public_key: Option<Vec<u8>>,
     key_ids: bool,
     /// In order; OID, critical, value.
     extensions: Vec<(String, bool, Vec<u8>)>,
@@ -189,6 +202,7 @@ impl Template {
             subject: name(&[(COMMON_NAME, 0x0c, common_name.as_bytes())]),
             validity: (NOT_BEFORE, NOT_AFTER),
             key: None,
+            public_key: None,
             key_ids: true,
             extensions: Vec::new(),
             break_signature: false,
@@ -223,6 +237,12 @@ impl Template {
 
     pub fn key(mut self, key: &Key) -> Template {
         self.key = Some(key.clone());
+        self
+    }
+
+    /// Replaces the SubjectPublicKeyInfo that goes into the certificate.
+    pub fn public_key(mut self, spki: &[u8]) -> Template {
+        self.public_key = Some(spki.to_vec());
         self
     }
 
@@ -315,7 +335,7 @@ impl Template {
             issuer,
             &sequence(&[&date(self.validity.0), &date(self.validity.1)]),
             &self.subject,
-            &key.spki(),
+            &self.public_key.unwrap_or_else(|| key.spki()),
             &explicit_extensions(0xa3, &extensions),
         ]);
         let der = signed(&tbs, issuer_key, self.break_signature);

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
     validity(&mut cases);
     end_entities(&mut cases);
     issuers(&mut cases);
+    ed25519(&mut cases);
     material(&mut cases);
     revocation(&mut cases);
     cases
@@ -184,7 +185,8 @@ fn end_entities(cases: &mut Vec<Case>) {
     add("p-521", device().key(&Key::ec(Nid::SECP521R1)), Expect::Success);
     add("p-224", device().key(&Key::ec(Nid::SECP224R1)), refuse);
     add("secp256k1", device().key(&Key::ec(Nid::SECP256K1)), refuse);
-    add("ed25519", device().key(&Key::ed25519()), refuse);
+    add("ed25519", device().key(&Key::ed25519()), Expect::Success);
+    add("ed448", device().key(&Key::ed448()), refuse);
     add("dsa", device().key(&Key::dsa()), refuse);
     let sha1 = device().signed_by(&sha1_root);
     cases.push(case("sha1-signature", &[&sha1_root], &[&sha1], refuse));
@@ -238,6 +240,78 @@ fn issuers(cases: &mut Vec<Case>) {
     cases.push(limited);
 }
 
+/// RFC 8410. Every CA of these has an Ed25519 key.
+fn ed25519(cases: &mut Vec<Case>) {
+    let key = Key::ed25519();
+    let root = Template::ca("Root").key(&key).self_signed();
+    let issuing = Template::ca("Issuing").key(&Key::ed25519()).signed_by(&root);
+    let device = || Template::device("device-1").key(&Key::ed25519());
+    let mut add = |id: &str, chain: &[&Minted], crls: Vec<Vec<u8>>, expect| {
+        let mut case = case(&format!("ed25519-{id}"), &[&root], chain, expect);
+        case.material.intermediates = vec![issuing.der.clone()];
+        case.material.crls = crls;
+        cases.push(case);
+    };
+    let malformed = Expect::Refused(CertificateMalformed);
+    let refuse = Expect::Refused(CertificateUnsupported);
+    let fault = Expect::Fault(MaterialKind::Crl);
+
+    let good = device().signed_by(&issuing);
+    add("throughout", &[&good, &issuing], vec![], Expect::Success);
+    let p256 = Template::device("device-1").signed_by(&issuing);
+    add("over-p-256", &[&p256, &issuing], vec![], Expect::Success);
+    let ca_p256 = Template::ca("P-256").signed_by(&root);
+    let below = device().signed_by(&ca_p256);
+    add("over-p-256-over-ed25519", &[&below, &ca_p256], vec![], Expect::Success);
+
+    let broken = device().with_broken_signature().signed_by(&issuing);
+    add("broken-signature", &[&broken, &issuing], vec![], malformed);
+    // The second time from the cache of signatures.
+    add("broken-signature-again", &[&broken, &issuing], vec![], malformed);
+    let mut tampered = good.clone();
+    let subject = tampered.der.windows(8).rposition(|bytes| bytes == b"device-1").unwrap();
+    tampered.der[subject] ^= 1;
+    add("tampered-content", &[&tampered, &issuing], vec![], malformed);
+    let mut namesake = root.clone();
+    namesake.key = Key::ed25519();
+    let forged = device().without_key_ids().signed_by(&namesake);
+    add("of-another-key", &[&forged], vec![], malformed);
+    // The algorithm says Ed25519 and the issuer's key is none, and the other way round.
+    let id = "1.3.101.112";
+    namesake.key = Key::p256().with_algorithm(id, &[]);
+    let forged = device().without_key_ids().signed_by(&namesake);
+    add("signature-of-p-256", &[&forged], vec![], malformed);
+    namesake.key = key.clone().with_algorithm("1.2.840.10045.4.3.2", &[]);
+    let forged = device().without_key_ids().signed_by(&namesake);
+    add("signature-as-ecdsa", &[&forged], vec![], malformed);
+
+    // Section 3: the parameters MUST be absent. The signatures are good.
+    for (name, parameters) in [("null", tlv(0x05, &[])), ("empty-sequence", sequence(&[]))] {
+        namesake.key = key.clone().with_algorithm(id, &parameters);
+        let leaf = device().signed_by(&namesake);
+        add(&format!("parameters-{name}"), &[&leaf], vec![], refuse);
+        let crl = Crl::of(&root).key(&namesake.key).der();
+        add(&format!("crl-parameters-{name}"), &[&good, &issuing], vec![crl], fault);
+        let key = sequence(&[&sequence(&[&oid(id), &parameters]), &tlv(0x03, &[0; 33])]);
+        let leaf = device().public_key(&key).signed_by(&issuing);
+        add(&format!("key-parameters-{name}"), &[&leaf, &issuing], vec![], refuse);
+    }
+    for length in [31, 33] {
+        let bits = tlv(0x03, &vec![0; 1 + length]);
+        let key = sequence(&[&sequence(&[&oid(id)]), &bits]);
+        let leaf = device().public_key(&key).signed_by(&issuing);
+        add(&format!("key-of-{length}-octets"), &[&leaf, &issuing], vec![], refuse);
+    }
+
+    let crl = || Crl::of(&issuing);
+    let revoked = Expect::Refused(CertificateRevoked);
+    add("crl-revoked", &[&good, &issuing], vec![crl().revoke(&good).der()], revoked);
+    add("crl-not-revoked", &[&good, &issuing], vec![crl().revoke(&p256).der()], Expect::Success);
+    let broken = crl().with_broken_signature().der();
+    add("crl-broken-signature", &[&good, &issuing], vec![broken], fault);
+    add("crl-of-another-key", &[&good, &issuing], vec![crl().key(&key).der()], fault);
+}
+
 fn material(cases: &mut Vec<Case>) {
     let device = |root: &Minted| Template::device("device-1").signed_by(root);
     let mut add = |id, root: Template| {
@@ -252,7 +326,7 @@ fn material(cases: &mut Vec<Case>) {
     add("anchor-end-entity", Template::device("device-1"));
     add("anchor-no-cert-sign", ca().key_usage(CRL_SIGN));
     add("anchor-rsa-1024", ca().key(&Key::rsa(1024)));
-    add("anchor-ed25519", ca().key(&Key::ed25519()));
+    add("anchor-ed448", ca().key(&Key::ed448()));
     add("anchor-serial-zero", ca().serial(&[0]));
     add("anchor-unknown-critical", ca().extension("1.3.6.1.4.1.99999.1", true, &[5, 0]));
 
