@@ -51,7 +51,7 @@ pub struct Limits {
     /// Default 5 min. Too short: firmware and log uploads over slow links break off. Too
     /// long: a peer that drips a body holds an upstream connection as long.
     pub body_timeout: Duration,
-    /// Fields in one request's header, trailers counted apart by the same bound.
+    /// Fields in one request's header. Request trailers are dropped, whatever they are.
     ///
     /// Default 100; memory is bounded by `header_bytes`, this one bounds the work for each.
     pub header_count: usize,
@@ -61,12 +61,12 @@ pub struct Limits {
     /// the same time. A device's certificate chain travels here, so below 16 KiB chains of
     /// four or more certificates are refused.
     pub header_bytes: usize,
-    /// Handshakes of one address (IPv6: one /64) in a minute whose chain is undecided: its
-    /// issuer is not known here and may still be named by a header.
+    /// Requests of one address (IPv6: one /64) in a minute that try to complete an undecided
+    /// chain: one whose issuer is not known here and may still be named by a header.
     ///
     /// Default 10; 0 refuses each. Such a peer has proved nothing but that it holds some key.
     /// Too small: a new fleet behind one NAT that sends its chain by header waits. Too large:
-    /// anybody with a self-signed certificate gets that many connections through TLS.
+    /// anybody with a self-signed certificate can have that many chains verified.
     pub undecided_attempts_per_address: u32,
 }
 

@@ -1,5 +1,6 @@
 //! Wires the parts into a running edge: binds, serves, reloads, drains.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -84,6 +85,7 @@ impl Prepared {
         let Prepared { file, metrics, compiler, compiled } = self;
         metrics.set_max_tenant_series(compiled.settings.tenant_series);
         crate::token::install_crypto_provider();
+        raise_descriptors(compiled.settings.limits.connections);
         let background = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("background")
@@ -169,7 +171,9 @@ impl Server {
     /// Compiles the configuration anew and swaps it in whole.
     ///
     /// # Errors
-    /// Every fault; the running configuration stays in force.
+    /// Every fault. Where they concern the edge as a whole, the running configuration stays in
+    /// force; where they concern single tenants that are being served, these stay as they are
+    /// and everything else is swapped in.
     pub fn reload(&self) -> Result<(), Faults> {
         let started = Instant::now();
         let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,9 +182,8 @@ impl Server {
             Ok(compiled) => compiled,
             Err(faults) => return Err(self.reload_failed(faults)),
         };
-        if let Some(faults) = self.newly_unavailable(&compiled) {
-            return Err(self.reload_failed(faults));
-        }
+        let mut compiled = compiled;
+        let kept = self.keep_running(&mut compiled);
         for what in self.settings.needing_restart(&compiled.settings) {
             tracing::warn!(
                 target: "portcullis::config",
@@ -197,6 +200,9 @@ impl Server {
         let number = self.next_generation.fetch_add(1, Ordering::Relaxed);
         let tenants = compiled.directory.entries().count();
         self.edge.swap(generation(number, compiled));
+        if !kept.is_empty() {
+            return Err(self.reload_failed(Faults(kept)));
+        }
         metrics.config_reloads_ok.inc();
         metrics.config_reload_successful.set(1);
         tracing::info!(
@@ -215,19 +221,28 @@ impl Server {
         tracing::error!(
             target: "portcullis::config",
             file = %self.file.display(),
-            "reload failed, the running configuration stays in force:\n{faults}"
+            "reload failed, what these faults concern stays as it was:\n{faults}"
         );
         faults
     }
 
-    /// The faults of tenants that are served now and would not be any more: a file that broke
-    /// must not take a tenant down. A tenant that was not served before stays refused alone.
-    fn newly_unavailable(&self, compiled: &Compiled) -> Option<Faults> {
+    /// A tenant that is served now and whose files have broken keeps its running state: a
+    /// reload takes nobody down. One that was not served before stays refused. Gives the faults
+    /// of those that were kept.
+    fn keep_running(&self, compiled: &mut Compiled) -> Vec<Fault> {
         let running = self.edge.generation();
-        let serves = |id| matches!(running.directory.by_id(id), Some(TenantEntry::Serviceable(_)));
-        let lost = compiled.unavailable.iter().filter(|(id, _)| serves(id));
-        let faults: Vec<Fault> = lost.flat_map(|(_, faults)| faults.0.iter().cloned()).collect();
-        (!faults.is_empty()).then_some(Faults(faults))
+        let mut kept = HashMap::new();
+        let mut faults = Vec::new();
+        compiled.unavailable.retain(|(id, found)| match running.directory.by_id(id) {
+            Some(TenantEntry::Serviceable(tenant)) => {
+                kept.insert(id.clone(), tenant.clone());
+                faults.extend(found.0.iter().cloned());
+                false
+            }
+            _ => true,
+        });
+        compiled.directory.restore(&kept);
+        faults
     }
 
     /// Stops accepting, lets requests end within the drain timeout, then cuts what is left.
@@ -259,7 +274,16 @@ impl Server {
         self.edge.start_drain();
         // Nobody is left to hear it where every worker has ended.
         let _ = self.shutdown.send(true);
-        self.edge.connections.cut_all(Cut::Drained);
+        if let Some(background) = &self.background {
+            let edge = self.edge.clone();
+            // Again and again: a connection may have been accepted just before.
+            background.block_on(async move {
+                while !edge.connections.is_empty() {
+                    edge.connections.cut_all(Cut::Drained);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
         for worker in self.workers.drain(..) {
             if worker.join().is_err() {
                 tracing::error!(target: "portcullis::server", "a worker had panicked");
@@ -277,6 +301,27 @@ impl Drop for Server {
         if self.background.is_some() {
             self.stop();
         }
+    }
+}
+
+/// A connection takes a descriptor, and another one at the upstream while a request runs.
+fn raise_descriptors(connections: usize) {
+    let wanted =
+        u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(256);
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(descriptors) if descriptors >= wanted => {}
+        Ok(descriptors) => tracing::warn!(
+            target: "portcullis::server",
+            descriptors,
+            wanted,
+            "limits.connections needs more file descriptors than this process may have; raise \
+             LimitNOFILE (systemd) or `ulimit -n`, or lower the limit"
+        ),
+        Err(error) => tracing::warn!(
+            target: "portcullis::server",
+            %error,
+            "the limit of file descriptors cannot be read"
+        ),
     }
 }
 

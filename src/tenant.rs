@@ -152,6 +152,19 @@ impl TenantDirectory {
         Ok(())
     }
 
+    /// Puts tenants in the place of those that are unavailable under the same ids. They are
+    /// found by the names that the unavailable ones claim.
+    pub fn restore(&mut self, tenants: &HashMap<TenantId, Arc<Tenant>>) {
+        let slots = self.exact.values_mut().chain(self.wildcard.values_mut());
+        for entry in slots.chain(self.by_id.values_mut()) {
+            if let TenantEntry::Unavailable(id) = entry
+                && let Some(tenant) = tenants.get(id)
+            {
+                *entry = TenantEntry::Serviceable(tenant.clone());
+            }
+        }
+    }
+
     /// Exact name first, then the longest wildcard.
     pub fn find(&self, name: &ServerName) -> Option<&TenantEntry> {
         if let Some(entry) = self.exact.get(name) {

@@ -101,7 +101,7 @@ impl Compiler {
             .map(|(source, model)| (model, tenants.compile(source, model)))
             .collect();
 
-        if !faults.is_empty() {
+        if !faults.is_empty() || files.exposed() {
             faults.extend(results.into_iter().filter_map(|(_, result)| result.err()).flatten());
             return Err(Faults::sorted(faults));
         }

@@ -14,7 +14,10 @@ const MAX_FILE: u64 = 16 << 20;
 
 /// The files of one compile. Memory: the sum of their sizes until the compile ends.
 #[derive(Default)]
-pub struct Files(HashMap<PathBuf, Result<Arc<File>, FileFault>>);
+pub struct Files {
+    read: HashMap<PathBuf, Result<Arc<File>, FileFault>>,
+    exposed: bool,
+}
 
 /// No `Debug`: it may be a key.
 pub struct File {
@@ -42,18 +45,25 @@ pub enum FileFault {
 
 impl Files {
     pub fn read(&mut self, path: &Path) -> Result<Arc<File>, FileFault> {
-        if let Some(known) = self.0.get(path) {
+        if let Some(known) = self.read.get(path) {
             return known.clone();
         }
         let file = read(path, MAX_FILE).map(Arc::new);
-        self.0.insert(path.to_owned(), file.clone());
+        self.read.insert(path.to_owned(), file.clone());
         file
+    }
+
+    /// Whether a secret was found that others can read. Whosever it is, the edge does not
+    /// start: such a key must be taken for known.
+    pub fn exposed(&self) -> bool {
+        self.exposed
     }
 
     /// A file that only its owner may touch.
     pub fn read_secret(&mut self, path: &Path) -> Result<Arc<File>, FileFault> {
         let file = self.read(path)?;
         if file.mode & 0o077 != 0 {
+            self.exposed = true;
             return Err(FileFault::Exposed(file.mode & 0o7777));
         }
         Ok(file)

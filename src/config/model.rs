@@ -278,9 +278,9 @@ fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<LimitsModel> {
             d.duration(node, SECOND / 10..=DAY)
         }),
         header_count: fields
-            .or(d, "header_count", default.header_count, |d, node| d.count(node, 8..=1_000)),
+            .or(d, "header_count", default.header_count, |d, node| d.count(node, 8..=256)),
         header_bytes: fields.or(d, "header_bytes", default.header_bytes, |d, node| {
-            let size = d.size(node, 1_024..=1 << 20)?;
+            let size = d.size(node, 4_096..=1 << 20)?;
             usize::try_from(size).ok()
         }),
         undecided_attempts_per_address: fields.or(

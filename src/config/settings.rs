@@ -63,6 +63,8 @@ impl Settings {
             ("registry", self.registry_url != new.registry_url),
             ("session_tickets.secret_file", self.ticket_secret != new.ticket_secret),
             ("session_tickets.rotate", self.ticket_rotation != new.ticket_rotation),
+            ("limits.idle_timeout, for h2", self.limits.idle_timeout != new.limits.idle_timeout),
+            ("limits.header_bytes, for h2", self.limits.header_bytes != new.limits.header_bytes),
             ("limits.verdict_cache", self.verdict_cache != new.verdict_cache),
             ("limits.token_cache", self.token_cache != new.token_cache),
             ("limits.tenant_series", self.tenant_series != new.tenant_series),
@@ -93,7 +95,5 @@ fn registry_url(loaded: &Loaded) -> String {
     if path.starts_with(['/', ':']) || directory.is_empty() {
         return format!("sqlite:{path}");
     }
-    // In a URL these two mean something else.
-    let directory = directory.replace('%', "%25").replace('?', "%3F");
     format!("sqlite:{directory}/{path}")
 }

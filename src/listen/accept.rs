@@ -18,6 +18,7 @@ use pingora_proxy::HttpProxy;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
+use crate::gate::ClientIdentity;
 use crate::limits::Limits;
 use crate::metrics::HandshakeResult;
 use crate::refusal::{Refusal, Refused};
@@ -33,9 +34,9 @@ use super::{Edge, HttpsListener, proxy_protocol};
 
 const BACKLOG: i32 = 4096;
 /// Streams of one h2 connection at a time.
-const H2_STREAMS: u32 = 128;
-/// What one h2 connection may hold of responses that its peer does not take.
-const H2_SEND_BUFFER: usize = 256 * 1024;
+const H2_STREAMS: u32 = 64;
+/// What one h2 stream may hold of a response that its peer does not take: 2 MiB a connection.
+const H2_SEND_BUFFER: usize = 32 * 1024;
 /// How long accepting pauses when the process is out of descriptors.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
@@ -221,6 +222,9 @@ impl Worker {
         if h2 {
             connection.idle_until(edge.connections.after(limits.idle_timeout));
             self.proxy.process_new(stream, &self.shutdown).await;
+            if connection.requests() == 0 && connection.bytes_received() > 0 {
+                header_refused(edge, connection);
+            }
         } else {
             self.serve_http1(connection, stream).await;
         }
@@ -233,7 +237,12 @@ impl Worker {
         loop {
             let limits = self.edge.generation().limits;
             let register = &self.edge.connections;
-            connection.idle_until(register.after(limits.idle_timeout));
+            // Whoever is undecided owes the request that decides.
+            let undecided = connection
+                .judged()
+                .is_some_and(|judged| matches!(judged.identity, ClientIdentity::Undecided));
+            let idle = if undecided { limits.header_timeout } else { limits.idle_timeout };
+            connection.idle_until(register.after(idle));
             if self.edge.draining()
                 || std::future::poll_fn(|cx| stream.poll_readable(cx)).await.is_err()
             {
@@ -320,7 +329,7 @@ fn device_stream(stream: Stream) -> Option<Box<DeviceStream>> {
 fn header_refused(edge: &Edge, connection: &Connection) {
     let refused = match connection.cut() {
         Cut::ReadDeadline => Refused::new(Refusal::Timeout, "limits.header_timeout"),
-        Cut::Drained => return,
+        Cut::Drained | Cut::Idle | Cut::Refused => return,
         _ => Refused::new(
             Refusal::ProtocolError,
             "the request's header is malformed, too large or incomplete",

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Method};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -95,8 +95,9 @@ impl Answer {
         if self.status >= 400 {
             header.insert_header(X_REQUEST_ID, request_id)?;
         }
+        let head = session.req_header().method == Method::HEAD;
         session.write_response_header(Box::new(header), false).await?;
-        session.write_response_body(Some(self.body), true).await
+        session.write_response_body(Some(if head { Bytes::new() } else { self.body }), true).await
     }
 
     fn with(mut self, name: HeaderName, value: &'static str) -> Answer {

@@ -32,6 +32,7 @@ pub struct Connection {
     started: Instant,
     read_deadline: AtomicU64,
     write_deadline: AtomicU64,
+    end: AtomicU64,
     bodies: Mutex<Vec<u64>>,
     requests: AtomicU64,
     received: AtomicU64,
@@ -79,6 +80,8 @@ pub enum Cut {
     Idle = 3,
     /// The drain has ended.
     Drained = 4,
+    /// A refusal ended the connection.
+    Refused = 5,
 }
 
 /// A deadline in the register's milliseconds; 0 is none.
@@ -124,6 +127,7 @@ impl Connections {
             started: Instant::now(),
             read_deadline: AtomicU64::new(register.after(handshake)),
             write_deadline: AtomicU64::new(0),
+            end: AtomicU64::new(0),
             bodies: Mutex::default(),
             requests: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -239,6 +243,7 @@ impl Connection {
             2 => Cut::WriteDeadline,
             3 => Cut::Idle,
             4 => Cut::Drained,
+            5 => Cut::Refused,
             _ => Cut::None,
         }
     }
@@ -291,6 +296,11 @@ impl Connection {
         self.read_deadline.store(bodies.iter().copied().min().unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// The connection ends at `deadline`, whatever is under way.
+    pub fn end_at(&self, deadline: Deadline) {
+        self.end.store(deadline, Ordering::Relaxed);
+    }
+
     /// The peer is behind in taking what it was sent; 0 once it has caught up.
     pub fn write_until(&self, deadline: Deadline) {
         self.write_deadline.store(deadline, Ordering::Relaxed);
@@ -317,7 +327,10 @@ impl Connection {
     fn expire(&self, now: Deadline) {
         let read = self.read_deadline.load(Ordering::Relaxed);
         let write = self.write_deadline.load(Ordering::Relaxed);
-        if read != 0 && read & !IDLE <= now {
+        let end = self.end.load(Ordering::Relaxed);
+        if end != 0 && end <= now {
+            self.shut_down(Cut::Refused);
+        } else if read != 0 && read & !IDLE <= now {
             self.shut_down(if read & IDLE != 0 { Cut::Idle } else { Cut::ReadDeadline });
         } else if write != 0 && write <= now {
             self.shut_down(Cut::WriteDeadline);

@@ -25,7 +25,7 @@ const X_SSL_CERT_CHAIN: HeaderName = HeaderName::from_static("x-ssl-cert-chain")
 pub enum Decision {
     Answer { answer: Answer, by_token_endpoint: bool },
     Forward,
-    Refuse { refused: Refused, by_token_endpoint: bool },
+    Refuse { refused: Refused, by_token_endpoint: bool, close: bool },
 }
 
 /// Who the device is now: what the handshake found, judged anew after a change of the
@@ -97,7 +97,13 @@ pub async fn decide(
     judged: &mut Arc<Judged>,
     request: &RequestHeader,
 ) -> Decision {
-    let refuse = |refused| Decision::Refuse { refused, by_token_endpoint: false };
+    let refuse = |refused| Decision::Refuse { refused, by_token_endpoint: false, close: false };
+    if !plain_target(request) {
+        return refuse(Refused::new(
+            Refusal::ProtocolError,
+            "the request's target is neither a path nor an http URL",
+        ));
+    }
     if let Err(refused) = check_authority(edge, connection, judged, request) {
         return refuse(refused);
     }
@@ -122,7 +128,7 @@ pub async fn decide(
         Target::Token | Target::Upstream => {}
     }
     if let Err(refused) = complete_chain(edge, connection, judged, &request.headers).await {
-        return refuse(refused);
+        return Decision::Refuse { refused, by_token_endpoint: false, close: true };
     }
     match (target, &judged.identity) {
         (Target::Token, _) => token(edge, connection, judged, request).await,
@@ -147,6 +153,20 @@ pub async fn decide(
     }
 }
 
+/// The path that is decided on must be the very bytes that are forwarded: a target that does
+/// not parse as one (no leading slash, odd bytes, a fragment) would be read by others.
+fn plain_target(request: &RequestHeader) -> bool {
+    let raw = request.raw_path();
+    let path = request.uri.path().as_bytes();
+    match raw.first() {
+        Some(b'/') => raw.split(|b| *b == b'?').next() == Some(path),
+        Some(b'*') => raw == b"*",
+        _ => ["http://", "https://"].iter().any(|scheme| {
+            raw.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme.as_bytes()))
+        }),
+    }
+}
+
 async fn token(
     edge: &Arc<Edge>,
     connection: &Connection,
@@ -155,7 +175,7 @@ async fn token(
 ) -> Decision {
     let tenant = &judged.tenant;
     let answer = |answer| Decision::Answer { answer, by_token_endpoint: true };
-    let refuse = |refused| Decision::Refuse { refused, by_token_endpoint: true };
+    let refuse = |refused| Decision::Refuse { refused, by_token_endpoint: true, close: false };
     let Some(settings) = &tenant.tokens else { return answer(Answer::feature_off()) };
     if request.method != Method::POST {
         return answer(Answer::method_not_allowed("POST"));

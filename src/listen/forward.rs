@@ -15,9 +15,6 @@ use super::connection::{Connection, Judged};
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 
@@ -31,7 +28,8 @@ pub fn rewrite(
     metrics: &Metrics,
 ) -> Result<()> {
     let forward = &judged.tenant.forward;
-    strip(request, |name| forward.strips(name));
+    let trusted = forward.trust_forwarded;
+    strip(request, |name| forward.strips(name) || (!trusted && tells_the_way(name)));
     if let ClientIdentity::Verified(chain) = &judged.identity {
         let headers = judged.headers.get_or_init(|| forward.identity_headers(chain));
         if headers.reduced {
@@ -41,14 +39,8 @@ pub fn rewrite(
             request.insert_header(name.clone(), value.clone())?;
         }
     }
-    if !forward.trust_forwarded {
-        for name in [FORWARDED, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP] {
-            request.remove_header(&name);
-        }
-        request.remove_header(&X_FORWARDED_FOR);
-    }
     forwarded_for(request, connection)?;
-    if !request.headers.contains_key(&X_FORWARDED_PROTO) || !forward.trust_forwarded {
+    if !request.headers.contains_key(&X_FORWARDED_PROTO) {
         request.insert_header(X_FORWARDED_PROTO, HTTPS)?;
     }
     if !request.headers.contains_key(&X_FORWARDED_HOST)
@@ -57,6 +49,24 @@ pub fn rewrite(
         request.insert_header(X_FORWARDED_HOST, host)?;
     }
     request.insert_header(X_REQUEST_ID, request_id)
+}
+
+/// Headers that tell where a request came from, in any spelling: `Forwarded` (RFC 7239),
+/// `X-Forwarded-*`, `X-Real-IP`.
+fn tells_the_way(name: &HeaderName) -> bool {
+    const PREFIXES: [&[u8]; 2] = [b"x-forwarded-", b"x-real-ip"];
+    let name = name.as_str().as_bytes();
+    let folded = |prefix: &&[u8]| {
+        name.len() >= prefix.len()
+            && name.iter().zip(prefix.iter()).all(|(byte, want)| {
+                byte == want || (*want == b'-' && !byte.is_ascii_alphanumeric())
+            })
+    };
+    match name.first() {
+        Some(b'x') => PREFIXES.iter().any(folded),
+        Some(b'f') => name == b"forwarded",
+        _ => false,
+    }
 }
 
 /// Appends the device's address to what is trusted, or stands alone.

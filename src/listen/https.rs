@@ -29,6 +29,8 @@ use super::forward;
 /// Body bytes of a request that the edge answers itself; read and dropped, so that the
 /// connection stays usable.
 const DRAINED_BODY_BYTES: usize = 64 * 1024;
+/// Between an answer that ends an h2 connection and its end.
+const H2_CLOSING_TIME: Duration = Duration::from_secs(1);
 /// A stream of h2 whose window the peer keeps shut ends after this time.
 const H2_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -134,23 +136,27 @@ impl ProxyHttp for Front {
                 }
                 self.answer(session, ctx, answer).await
             }
-            Decision::Refuse { refused, by_token_endpoint } => {
+            Decision::Refuse { refused, by_token_endpoint, close } => {
                 if by_token_endpoint {
                     ctx.answered = Answered::Token;
                     judged.tenant.metrics.token(TokenResult::Refused);
                 }
-                self.refuse(session, ctx, refused, false).await
+                self.refuse(session, ctx, refused, close).await
             }
         }
     }
 
     async fn request_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Request,
     ) -> Result<()> {
+        if session.was_upgraded() {
+            // What flows after a 101 is no body.
+            return Ok(());
+        }
         ctx.body_bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         if end_of_stream {
             ctx.body_done();
@@ -196,9 +202,13 @@ impl ProxyHttp for Front {
         response: &mut ResponseHeader,
         ctx: &mut Request,
     ) -> Result<()> {
-        if !response.status.is_informational()
-            && let (Some(judged), Some(asked)) = (&ctx.judged, ctx.upstream_asked.take())
-        {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        // The upstream has begun to answer: a body that still comes is its affair (a gRPC
+        // stream may stay open for hours).
+        ctx.body_done();
+        if let (Some(judged), Some(asked)) = (&ctx.judged, ctx.upstream_asked.take()) {
             let seconds = asked.elapsed().as_secs_f64();
             judged.tenant.upstream.metrics().answered(response.status.as_u16(), seconds);
         }
@@ -214,7 +224,11 @@ impl ProxyHttp for Front {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let (Some(picked), Some(judged)) = (ctx.picked.take(), &ctx.judged) {
-            picked.failed();
+            // A fault of this machine (no descriptor, no port) says nothing about the server.
+            if server_fault(error.etype()) {
+                picked.failed();
+            }
+            ctx.upstream_asked = None;
             ctx.tried.push(picked.index());
             let pool = &judged.tenant.upstream;
             pool.metrics().failed();
@@ -237,16 +251,11 @@ impl ProxyHttp for Front {
             judged.tenant.upstream.metrics().failed();
         }
         let status = refused.refusal.http_status();
-        if ctx.refused.is_none() {
+        if ctx.refused.is_none() && !device_gone(error) {
             ctx.refused = Some(refused.clone());
         }
         let started = session.response_written().is_some();
-        let gone = *error.esource() == ErrorSource::Downstream
-            && matches!(
-                error.etype(),
-                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-            );
-        if !started && !gone {
+        if !started && !device_gone(error) {
             let id = ctx.id.text();
             let answer = Answer::refusal(refused.refusal, id.as_str()).closing();
             // A device that is gone cannot be told.
@@ -258,11 +267,13 @@ impl ProxyHttp for Front {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Request) {
         ctx.body_done();
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
-        if let (Some(error), None) = (error, &ctx.refused) {
+        if let (Some(error), None) = (error, &ctx.refused)
+            && !device_gone(error)
+        {
             ctx.refused = Some(fault(error));
         }
         if let Some(late) = ctx.connection.as_deref().and_then(overdue)
-            && ctx.refused.is_some()
+            && error.is_some()
         {
             // What Pingora saw as a broken connection was a deadline of the edge's.
             ctx.refused = Some(late);
@@ -297,7 +308,8 @@ impl Front {
         connection: &Connection,
         timeout: Duration,
     ) {
-        if !session.is_body_empty() && !session.is_upgrade_req() {
+        // An Upgrade header is no way around: an upgrade that is one announces no body.
+        if !session.is_body_empty() {
             let deadline = self.edge.connections.after(timeout);
             connection.body_until(deadline);
             ctx.body_deadline = Some(deadline);
@@ -326,6 +338,13 @@ impl Front {
             answer = answer.closing();
         }
         ctx.body_done();
+        if answer.close
+            && session.is_http2()
+            && let Some(connection) = &ctx.connection
+        {
+            // An answer closes an h1 connection by itself; this one gets time to arrive.
+            connection.end_at(self.edge.connections.after(H2_CLOSING_TIME));
+        }
         answer.send(session, ctx.id.text().as_str()).await?;
         Ok(true)
     }
@@ -384,7 +403,7 @@ fn overdue(connection: &Connection) -> Option<Refused> {
         Cut::ReadDeadline => "limits.body_timeout",
         Cut::WriteDeadline => "the device did not take what was sent to it",
         Cut::Drained => "the edge stops and drain_timeout has passed",
-        Cut::Idle | Cut::None => return None,
+        Cut::Idle | Cut::Refused | Cut::None => return None,
     };
     Some(Refused::new(Refusal::Timeout, reason))
 }
@@ -414,6 +433,28 @@ async fn drained(session: &mut Session) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The device closed or reset its connection: no refusal of the edge's.
+fn device_gone(error: &Error) -> bool {
+    *error.esource() == ErrorSource::Downstream
+        && matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        )
+}
+
+fn server_fault(error: &ErrorType) -> bool {
+    matches!(
+        error,
+        ErrorType::ConnectTimedout
+            | ErrorType::ConnectRefused
+            | ErrorType::ConnectNoRoute
+            | ErrorType::TLSHandshakeFailure
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::InvalidCert
+            | ErrorType::HandshakeError
+    )
 }
 
 /// What an error of Pingora's means to the device.

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use crate::gate::Gate;
 use crate::ip_range::IpRange;
@@ -38,6 +39,9 @@ pub use connection::{Connections, Cut};
 pub use https::Front;
 pub use tickets::TicketKeys;
 pub use tls::TlsServer;
+
+/// Chains that are verified at the same time on the blocking pool.
+const VERIFICATIONS: usize = 4;
 
 /// One HTTPS listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,7 @@ pub struct Edge {
     pub tickets: TicketKeys,
     pub connections: Connections,
     caps: Arc<caps::Caps>,
+    verifications: Semaphore,
     attempts: attempts::Attempts,
     draining: AtomicBool,
 }
@@ -82,6 +87,7 @@ impl Edge {
             tickets,
             connections: Connections::default(),
             caps: Arc::default(),
+            verifications: Semaphore::new(VERIFICATIONS),
             draining: AtomicBool::new(false),
         }
     }

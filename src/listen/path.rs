@@ -6,6 +6,9 @@ pub const TOKEN_PATH: &str = "/devicecontrol/deviceAccessToken";
 /// RFC 7517 keys (the path is a convention of RFC 8414's registry neighbours).
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";
 
+/// How often a path may be percent-decoded before it is too odd to be told apart.
+const DECODING_ROUNDS: usize = 4;
+
 /// Whose a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -34,24 +37,39 @@ fn folds_to_own(path: &[u8]) -> bool {
     if path.len() < JWKS_PATH.len().min(TOKEN_PATH.len()) {
         return false;
     }
+    // The server that reads h2 or an odd request line may prepend what is missing here.
+    if path.first() != Some(&b'/') {
+        return true;
+    }
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_~/".contains(b);
     let folded;
     let path = if path.iter().all(plain) && !path.windows(2).any(|pair| pair == b"//") {
         path
     } else {
-        folded = fold(path);
+        let Some(reading) = fold(path) else { return true };
+        folded = reading;
         &folded
     };
     let path = path.strip_suffix(b"/").unwrap_or(path);
     [TOKEN_PATH, JWKS_PATH].iter().any(|own| path.eq_ignore_ascii_case(own.as_bytes()))
 }
 
-/// The most generous reading that a server could give a path.
-fn fold(path: &[u8]) -> Vec<u8> {
+/// The most generous reading that a server could give a path. `None`: there is more than one,
+/// and one of them may be an own path.
+fn fold(path: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = path.to_vec();
-    // Servers behind servers decode more than once; each round shortens the path.
+    // Servers behind servers decode more than once, but not without end: each round costs
+    // the path's length, and its sender chooses how many there are.
+    let mut rounds = 0;
     while let Some(decoded) = decode(&bytes) {
+        rounds += 1;
+        if rounds > DECODING_ROUNDS {
+            return None;
+        }
         bytes = decoded;
+    }
+    if climbs(&bytes) && names_own(&bytes) {
+        return None;
     }
     if let Some(end) = bytes.iter().position(|b| matches!(b, 0 | b'?' | b'#')) {
         bytes.truncate(end);
@@ -72,7 +90,22 @@ fn fold(path: &[u8]) -> Vec<u8> {
         folded.push(b'/');
         folded.extend_from_slice(segment);
     }
-    folded
+    Some(folded)
+}
+
+/// Whether some segment is `..`: what it takes back depends on what a server counts as a
+/// segment, and servers differ.
+fn climbs(path: &[u8]) -> bool {
+    path.split(|b| matches!(b, b'/' | b'\\')).any(|segment| {
+        segment.split(|b| *b == b';').next().unwrap_or_default().trim_ascii() == b".."
+    })
+}
+
+fn names_own(path: &[u8]) -> bool {
+    [TOKEN_PATH, JWKS_PATH].iter().any(|own| {
+        let last = own.rsplit('/').next().unwrap_or(own).as_bytes();
+        path.windows(last.len()).any(|part| part.eq_ignore_ascii_case(last))
+    })
 }
 
 /// One round of percent-decoding, with the overlong UTF-8 forms of ASCII taken for what they
@@ -99,6 +132,10 @@ fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
         (short, rest) = match (first, tail) {
             (0xC0 | 0xC1, [next @ 0x80..=0xBF, tail @ ..]) => {
                 short.push((first & 1) << 6 | (next & 0x3F));
+                (short, tail)
+            }
+            (0xF0, [0x80, middle @ 0x80..=0x81, next @ 0x80..=0xBF, tail @ ..]) => {
+                short.push((middle & 1) << 6 | (next & 0x3F));
                 (short, tail)
             }
             (0xE0, [middle @ 0x80..=0x81, next @ 0x80..=0xBF, tail @ ..]) => {
@@ -152,11 +189,26 @@ mod tests {
             "/devicecontrol/deviceAccessToken%20",
             "/devicecontrol%c0%afdeviceAccessToken",
             "/devicecontrol%e0%80%afdeviceAccessToken",
+            "/devicecontrol%f0%80%80%afdeviceAccessToken",
+            "devicecontrol/deviceAccessToken",
+            "/devicecontrol/%23/../deviceAccessToken",
+            "/devicecontrol/x%3F/../deviceAccessToken",
+            "/devicecontrol/;x/../deviceAccessToken",
+            "/devicecontrol/%20/../deviceAccessToken",
+            "/devicecontrol/a%5Cb/../deviceAccessToken",
+            "//../devicecontrol/deviceAccessToken",
+            "/devicecontrol/x%2fy/..;z/deviceAccessToken",
             "/DEVICECONTROL/DEVICEACCESSTOKEN",
             "/devicecontrol/deviceaccesstoken",
             "/.well-known/JWKS.json",
         ] {
             assert_eq!(target(trick), Target::Ambiguous, "{trick}");
         }
+    }
+
+    #[test]
+    fn a_path_is_not_decoded_without_end() {
+        let nested = format!("/%{}41", "25".repeat(16_000));
+        assert_eq!(target(&nested), Target::Ambiguous);
     }
 }

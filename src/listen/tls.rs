@@ -146,8 +146,6 @@ impl TlsServer {
         context.set_alpn_select_callback(|_, offered| {
             select_next_proto(ALPN, offered).ok_or(AlpnError::ALERT_FATAL)
         });
-        context
-            .set_custom_verify_callback(SslVerifyMode::PEER, move |ssl| chain_verdict(ssl, slot));
         // SAFETY: `TicketKeys` sets the name, the cipher and the MAC of every ticket it
         // answers `Success` for.
         unsafe {
@@ -278,11 +276,16 @@ pub async fn verdict_off_worker(
     chain: Vec<Vec<u8>>,
     extra: Vec<Vec<u8>>,
 ) -> Verdict {
-    let (edge, tenant) = (edge.clone(), tenant.clone());
+    let (for_verifier, tenant) = (edge.clone(), tenant.clone());
     let verify = move || {
         let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
         let extra: Vec<&[u8]> = extra.iter().map(Vec::as_slice).collect();
-        edge.gate.verdict(&tenant, &chain, &extra)
+        for_verifier.gate.verdict(&tenant, &chain, &extra)
+    };
+    // A few at a time: hostile chains must not take the cores from good ones. The wait for a
+    // turn counts against the handshake's or the request's deadline.
+    let Ok(_turn) = edge.verifications.acquire().await else {
+        return Verdict::Refused(Refused::new(Refusal::Overloaded, "the edge is stopping"));
     };
     tokio::task::spawn_blocking(verify).await.unwrap_or_else(|_| {
         Verdict::Refused(Refused::new(Refusal::CertificateMalformed, "the verifier did not answer"))
@@ -355,7 +358,7 @@ fn choose_tenant(mut hello: ClientHello<'_>, slot: Slot) {
             handshake.tenant = Some(tenant.clone());
             let context = handshake.session_context;
             let asks = handshake.listener.client_certificates;
-            if set_up(ssl, &tenant, &context, asks).is_err()
+            if set_up(ssl, &tenant, &context, asks, slot).is_err()
                 && let Some(handshake) = ssl.ex_data_mut(slot).and_then(Option::as_mut)
             {
                 handshake.refused =
@@ -401,19 +404,22 @@ fn set_up(
     tenant: &Tenant,
     session_context: &[u8; 32],
     asks_for_certificate: bool,
+    slot: Slot,
 ) -> Result<(), ErrorStack> {
     for certificate in &tenant.certificates {
         ssl.add_credential(certificate.credential())?;
     }
     let mode =
         if asks_for_certificate { tenant.client_certificate } else { ClientCertificateMode::None };
-    ssl.set_verify(match mode {
+    let mode_flags = match mode {
         ClientCertificateMode::Required => {
             SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT
         }
         ClientCertificateMode::Optional => SslVerifyMode::PEER,
         ClientCertificateMode::None => SslVerifyMode::NONE,
-    });
+    };
+    // `set_verify` would do for the mode, but it is for contexts that keep X509 objects.
+    ssl.set_custom_verify_callback(mode_flags, move |ssl| chain_verdict(ssl, slot));
     // A listener that asks for no certificate must not share sessions with one that does.
     let mut bound = *session_context;
     bound[0] ^= u8::from(!asks_for_certificate);

@@ -43,7 +43,7 @@ impl Epoch {
 
 /// Part of the epoch: must change whenever the profile's rules do, so that no session or
 /// verdict made under the old rules outlives them.
-const PROFILE: &[u8] = b"portcullis trust profile 1\0";
+const PROFILE: &[u8] = b"portcullis trust profile 2\0";
 
 impl TrustStore {
     /// # Errors
@@ -182,8 +182,8 @@ fn reason(fault: Fault, kind: MaterialKind) -> &'static str {
         Fault::NotV3 => "not X.509 version 3",
         Fault::Serial => "its serial number is not positive or longer than 20 octets",
         Fault::Key => {
-            "its key is not on the list: ECDSA on P-256, P-384 or P-521 as a named curve, RSA of \
-             2048 to 8192 bits in whole octets"
+            "its key is not on the list: ECDSA on P-256, P-384 or P-521 as a named curve, Ed25519, \
+             RSA of 2048 to 8192 bits in whole octets"
         }
         Fault::NotACa => "not a CA certificate: its basic constraints do not say CA:true",
         Fault::KeyCertSign => "its key usage lacks keyCertSign",

@@ -135,7 +135,7 @@ fn values_out_of_bounds_are_faults() {
         (
             "tokens: {",
             "limits: { header_bytes: 2MiB }\ntokens: {",
-            "5:25: the size is out of range | from 1KiB to 1MiB",
+            "5:25: the size is out of range | from 4KiB to 1MiB",
         ),
         (
             "tokens: {",
