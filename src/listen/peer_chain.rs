@@ -39,6 +39,11 @@ impl PeerChain {
         self.0.is_empty()
     }
 
+    /// Octets of all certificates together.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|certificate| certificate.der().len()).sum()
+    }
+
     pub fn ders(&self) -> Vec<&[u8]> {
         self.0.iter().map(Certificate::der).collect()
     }

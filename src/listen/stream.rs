@@ -163,7 +163,11 @@ impl AsyncRead for DeviceStream {
                     }
                 }
                 ErrorCode::ZERO_RETURN => Poll::Ready(Ok(())),
-                _ => Poll::Ready(Err(error.into_io_error().unwrap_or_else(io::Error::other))),
+                _ => {
+                    // Pingora drops the stream now: the alert leaves here or never.
+                    let _ = this.poll_send(cx);
+                    Poll::Ready(Err(error.into_io_error().unwrap_or_else(io::Error::other)))
+                }
             },
         }
     }

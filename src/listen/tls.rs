@@ -56,6 +56,11 @@ const DEVICE_SIGNATURES: &[SslSignatureAlgorithm] = &[
 ];
 const ALPN: &[u8] = b"\x02h2\x08http/1.1";
 const ALERT_CERTIFICATE_UNKNOWN: u8 = 46;
+/// The chain travels in the ticket and the ticket in the next ClientHello, of which BoringSSL
+/// takes 16 KiB: a device with a longer chain gets no ticket, or it could not come back.
+const TICKET_CHAIN_BYTES: usize = 8 * 1024;
+/// BoringSSL's word for an extension that it cannot parse.
+const ERROR_PARSING_EXTENSION: &str = "ERROR_PARSING_EXTENSION";
 
 /// Makes TLS sessions for devices.
 pub struct TlsServer {
@@ -155,6 +160,9 @@ impl TlsServer {
                 };
                 let tickets = &handshake.edge.tickets;
                 if sealing {
+                    if PeerChain::of(ssl).bytes() > TICKET_CHAIN_BYTES {
+                        return TicketKeyCallbackResult::Noop;
+                    }
                     tickets.seal(&handshake.session_context, name, iv, cipher, mac)
                 } else {
                     tickets.open(&handshake.session_context, name, iv, cipher, mac)
@@ -200,7 +208,10 @@ impl TlsServer {
         };
         let Handshake { generation, tenant, server_name, verdict, refused, .. } = *handshake;
         if let Err(error) = ended {
-            let refused = refused.unwrap_or(error);
+            let refused = refused.unwrap_or_else(|| match &tenant {
+                None => before_tenant(error),
+                Some(_) => error,
+            });
             return Err(failed(Some(stream), tenant, refused));
         }
         let Some(tenant) = tenant else {
@@ -345,6 +356,15 @@ fn handshake_fault(error: &boring::ssl::Error) -> Refused {
         Some(reason) => Refused::new(Refusal::ProtocolError, format!("TLS handshake: {reason}")),
         None => Refused::new(Refusal::ProtocolError, "the peer closed during the TLS handshake"),
     }
+}
+
+/// A fault from before callback 1. The one extension that BoringSSL parses that early is SNI:
+/// it refuses one that is no list of one name, or whose name is empty, too long or holds NUL.
+fn before_tenant(error: Refused) -> Refused {
+    if error.reason.ends_with(ERROR_PARSING_EXTENSION) {
+        return Refused::new(Refusal::ServerNameUnknown, "the SNI extension is malformed");
+    }
+    error
 }
 
 /// Callback 1. Never fails: a refusal is kept for callback 2, which can name it.

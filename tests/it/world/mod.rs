@@ -96,6 +96,7 @@ impl Config {
             let pad = " ".repeat(by);
             text.lines().map(|line| format!("{pad}{line}\n")).collect::<String>()
         };
+        let limits = if limits.is_empty() { "handshakes: 512" } else { limits };
         let http = if platform.contains("http:") {
             String::new()
         } else {
@@ -105,7 +106,7 @@ impl Config {
             "admin: {{ bind: \"127.0.0.1:0\" }}\nworkers: 2\nregistry: {{ url: \"sqlite:edge.db\" }}\n\
              log: {{ format: text, level: info }}\ndrain_timeout: 2s\n\
              tokens: {{ signing_keys: [{{ kid: k1, file: k1.key }}] }}\n{edge}\n\
-             listeners:\n  https:\n    - bind: \"127.0.0.1:0\"\n{}{}limits:\n  handshakes: 512\n{}\
+             listeners:\n  https:\n    - bind: \"127.0.0.1:0\"\n{}{}limits:\n{}\
              upstreams:\n  platform:\n{http}{}tenants:\n\
              \x20 - id: acme\n    server_names: [acme.example.com, \"*.acme.example.com\"]\n\
              \x20   certificate: {{ chain: server.pem, key: server.key }}\n    upstream: platform\n{}\
@@ -186,7 +187,12 @@ impl World {
     }
 
     pub fn write_key(&self, name: &str, key: &Key) {
-        self.write(name, key.pem());
+        self.write_secret(name, &key.pem());
+    }
+
+    /// A file that only its owner may read.
+    pub fn write_secret(&self, name: &str, contents: &[u8]) {
+        self.write(name, contents);
         let owner_only = fs::Permissions::from_mode(0o600);
         fs::set_permissions(self.dir.path().join(name), owner_only).unwrap();
     }
@@ -230,7 +236,12 @@ impl World {
 
     /// A client without a certificate.
     pub fn client(&self, server_name: &str) -> Client {
-        Client::new(self.https(), server_name, &self.server_root)
+        self.client_at(self.https(), server_name)
+    }
+
+    /// A client of another listener, or of an edge in another process.
+    pub fn client_at(&self, address: SocketAddr, server_name: &str) -> Client {
+        Client::new(address, server_name, &self.server_root)
     }
 
     /// GET on the admin port.
