@@ -108,6 +108,12 @@ impl Prepared {
         };
         let tickets = TicketKeys::new(secret, settings.ticket_rotation, clock);
 
+        // First the address that cannot be shared: a second edge on the same file ends here,
+        // before the kernel gives it connections of the one that serves.
+        let admin_socket = TcpListener::bind(settings.admin)
+            .map_err(|source| StartError::Bind { address: settings.admin, source })?;
+        admin_socket.set_nonblocking(true)?;
+        let admin = admin_socket.local_addr()?;
         let mut listeners = Vec::new();
         let mut https = Vec::new();
         for listener in &settings.listeners {
@@ -118,10 +124,6 @@ impl Prepared {
             }
             listeners.push((Arc::new(listener.clone()), sockets));
         }
-        let admin_socket = TcpListener::bind(settings.admin)
-            .map_err(|source| StartError::Bind { address: settings.admin, source })?;
-        admin_socket.set_nonblocking(true)?;
-        let admin = admin_socket.local_addr()?;
 
         announce(&compiled, &metrics);
         let pools = compiled.pools.clone();

@@ -127,8 +127,14 @@ pub async fn decide(
         }
         Target::Token | Target::Upstream => {}
     }
-    if let Err(refused) = complete_chain(edge, connection, judged, &request.headers).await {
-        return Decision::Refuse { refused, by_token_endpoint: false, close: true };
+    if let Err(mut refused) = complete_chain(edge, connection, judged, &request.headers).await {
+        let by_token_endpoint = target == Target::Token;
+        if refused.refusal == Refusal::IssuerUnknown && !by_token_endpoint {
+            // 422 is the token endpoint's word for a chain that leads nowhere; to any other
+            // request the device is one that has shown no certificate.
+            refused.refusal = Refusal::CertificateMissing;
+        }
+        return Decision::Refuse { refused, by_token_endpoint, close: true };
     }
     match (target, &judged.identity) {
         (Target::Token, _) => token(edge, connection, judged, request).await,
@@ -307,11 +313,7 @@ async fn complete_chain(
             connection.set_judged(judged.clone());
             Ok(())
         }
-        Verdict::Undecided(refused) => Err(Refused::new(
-            Refusal::CertificateMissing,
-            format!("the header does not complete the chain: {}", refused.reason),
-        )),
-        Verdict::Refused(refused) => Err(refused),
+        Verdict::Undecided(refused) | Verdict::Refused(refused) => Err(refused),
     }
 }
 

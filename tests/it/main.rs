@@ -9,10 +9,15 @@
     reason = "a test that cannot go on fails; OpenSSL's session setter is unsafe"
 )]
 
+mod attacks;
+mod completion;
 mod dockerfile;
 mod key_types;
+mod openssl_link;
+mod operators;
 mod pki;
 mod readme;
+mod registry;
 mod resumption;
 mod tls;
 mod tokens;

@@ -5,12 +5,14 @@
 //! and a device `<tenant>-device-1` whose anchor registers devices by itself.
 
 mod client;
+mod process;
 mod upstream;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portcullis::clock::Clock;
@@ -18,7 +20,8 @@ use portcullis::config::Faults;
 use portcullis::server::{Prepared, Server, StartError};
 use tempfile::TempDir;
 
-pub use self::client::{Client, Connection, Failure, Response};
+pub use self::client::{Client, Connection, Failure, Response, plain_get};
+pub use self::process::{Process, portcullis};
 pub use self::upstream::{Recorded, Upstream};
 
 use crate::pki::{Key, Minted, Template};
@@ -48,6 +51,8 @@ pub struct TenantPki {
 pub struct Config {
     /// Keys of the whole file, a line each.
     pub edge: String,
+    /// The mapping under `log`.
+    pub log: String,
     /// Keys of the first HTTPS listener, a line each.
     pub listener: String,
     /// Further HTTPS listeners, `- {…}` a line each.
@@ -72,6 +77,7 @@ impl Default for Config {
         };
         Config {
             edge: String::new(),
+            log: "{ format: text, level: info }".into(),
             listener: String::new(),
             listeners: String::new(),
             limits: String::new(),
@@ -91,7 +97,8 @@ impl Config {
     }
 
     fn yaml(&self, upstream: SocketAddr) -> String {
-        let Config { edge, listener, listeners, limits, platform, acme, globex, tenants } = self;
+        let Config { edge, log, listener, listeners, limits, platform, acme, globex, tenants } =
+            self;
         let indented = |text: &str, by: usize| {
             let pad = " ".repeat(by);
             text.lines().map(|line| format!("{pad}{line}\n")).collect::<String>()
@@ -104,7 +111,7 @@ impl Config {
         };
         format!(
             "admin: {{ bind: \"127.0.0.1:0\" }}\nworkers: 2\nregistry: {{ url: \"sqlite:edge.db\" }}\n\
-             log: {{ format: text, level: info }}\ndrain_timeout: 2s\n\
+             log: {log}\ndrain_timeout: 2s\n\
              tokens: {{ signing_keys: [{{ kid: k1, file: k1.key }}] }}\n{edge}\n\
              listeners:\n  https:\n    - bind: \"127.0.0.1:0\"\n{}{}limits:\n{}\
              upstreams:\n  platform:\n{http}{}tenants:\n\
@@ -148,8 +155,15 @@ impl World {
     }
 
     pub fn try_with(edit: impl FnOnce(&World, &mut Config)) -> Result<World, StartError> {
+        let mut world = World::files(edit);
+        world.server = Some(Prepared::new(&world.file())?.start(world.clock.clone())?);
+        Ok(world)
+    }
+
+    /// A world whose files are written and whose edge has not started.
+    pub fn files(edit: impl FnOnce(&World, &mut Config)) -> World {
         let server_root = Template::ca("Server root").self_signed();
-        let mut world = World {
+        let world = World {
             dir: TempDir::new().unwrap(),
             clock: Clock::manual(NOW),
             upstream: Upstream::start(),
@@ -169,8 +183,7 @@ impl World {
         let mut config = Config::default();
         edit(&world, &mut config);
         world.configure(&config);
-        world.server = Some(Prepared::new(&world.file())?.start(world.clock.clone())?);
-        Ok(world)
+        world
     }
 
     /// Writes the configuration; [`World::reload`] puts it in force.
@@ -259,6 +272,16 @@ impl World {
 
     pub fn refusals(&self, reason: &str) -> f64 {
         self.metric(&format!("portcullis_refusals_total{{protocol=\"https\",reason=\"{reason}\"}}"))
+    }
+}
+
+/// Sets a flag when it is dropped, so that threads that run until then end where the test
+/// fails, too.
+pub struct AtEnd<'f>(pub &'f AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
