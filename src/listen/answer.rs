@@ -77,6 +77,12 @@ impl Answer {
         }
     }
 
+    /// Nothing to wait for where a peer of h2 keeps its window shut.
+    pub fn without_body(mut self) -> Answer {
+        self.body = Bytes::new();
+        self
+    }
+
     pub fn closing(mut self) -> Answer {
         self.close = true;
         self

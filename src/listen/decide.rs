@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderName};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName};
 use http::{HeaderMap, Method};
 use pingora_http::RequestHeader;
 
@@ -16,7 +16,7 @@ use crate::upstream::parse_chain_header;
 use super::Edge;
 use super::answer::{Answer, accepts_token};
 use super::connection::{Connection, Judged};
-use super::path::{Target, target};
+use super::path::{Target, overrides_to_own, target};
 use super::tls::{verdict_of, verdict_off_worker};
 
 const X_SSL_CERT_CHAIN: HeaderName = HeaderName::from_static("x-ssl-cert-chain");
@@ -104,6 +104,15 @@ pub async fn decide(
             "the request's target is neither a path nor an http URL",
         ));
     }
+    if repeats_length(request) {
+        return refuse(Refused::new(Refusal::ProtocolError, "Content-Length stands twice"));
+    }
+    if overrides_to_own(&request.headers) {
+        return refuse(Refused::new(
+            Refusal::ProtocolError,
+            "a header names an endpoint of the edge as the upstream's path",
+        ));
+    }
     if let Err(refused) = check_authority(edge, connection, judged, request) {
         return refuse(refused);
     }
@@ -127,13 +136,8 @@ pub async fn decide(
         }
         Target::Token | Target::Upstream => {}
     }
-    if let Err(mut refused) = complete_chain(edge, connection, judged, &request.headers).await {
+    if let Err(refused) = complete_chain(edge, connection, judged, &request.headers).await {
         let by_token_endpoint = target == Target::Token;
-        if refused.refusal == Refusal::IssuerUnknown && !by_token_endpoint {
-            // 422 is the token endpoint's word for a chain that leads nowhere; to any other
-            // request the device is one that has shown no certificate.
-            refused.refusal = Refusal::CertificateMissing;
-        }
         return Decision::Refuse { refused, by_token_endpoint, close: true };
     }
     match (target, &judged.identity) {
@@ -171,6 +175,14 @@ fn plain_target(request: &RequestHeader) -> bool {
             raw.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme.as_bytes()))
         }),
     }
+}
+
+/// Pingora takes a length that is said twice alike for one, and sends it on twice; RFC 9110
+/// §8.6 lets a server refuse it.
+fn repeats_length(request: &RequestHeader) -> bool {
+    let mut lengths = request.headers.get_all(CONTENT_LENGTH).iter();
+    lengths.next().is_some_and(|length| length.as_bytes().contains(&b','))
+        || lengths.next().is_some()
 }
 
 async fn token(
@@ -313,7 +325,12 @@ async fn complete_chain(
             connection.set_judged(judged.clone());
             Ok(())
         }
-        Verdict::Undecided(refused) | Verdict::Refused(refused) => Err(refused),
+        // Whatever was offered: a device whose chain is not complete has shown no certificate.
+        Verdict::Undecided(refused) => Err(Refused::new(
+            Refusal::CertificateMissing,
+            format!("the header does not complete the chain: {}", refused.reason),
+        )),
+        Verdict::Refused(refused) => Err(refused),
     }
 }
 

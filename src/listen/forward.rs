@@ -9,6 +9,7 @@ use pingora_http::RequestHeader;
 
 use crate::gate::ClientIdentity;
 use crate::metrics::Metrics;
+use crate::upstream::same_folded;
 
 use super::connection::{Connection, Judged};
 
@@ -29,7 +30,11 @@ pub fn rewrite(
 ) -> Result<()> {
     let forward = &judged.tenant.forward;
     let trusted = forward.trust_forwarded;
-    strip(request, |name| forward.strips(name) || (!trusted && tells_the_way(name)));
+    strip(request, |name| {
+        forward.strips(name)
+            || same_folded(name, X_REQUEST_ID.as_str())
+            || (!trusted && tells_the_way(name))
+    });
     if let ClientIdentity::Verified(chain) = &judged.identity {
         let headers = judged.headers.get_or_init(|| forward.identity_headers(chain));
         if headers.reduced {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
@@ -111,6 +111,9 @@ impl ProxyHttp for Front {
         if too_large(session.req_header(), limits.header_count, limits.header_bytes) {
             ctx.refused = Some(Refused::new(Refusal::TooLarge, "header_count or header_bytes"));
             let answer = Answer::header_too_large();
+            // Over h2 a large header costs its sender a byte a field, and stays in memory until
+            // the answer is taken.
+            let answer = if session.is_http2() { answer.without_body() } else { answer };
             return self.answer(session, ctx, answer).await;
         }
         self.expect_body(session, ctx, &connection, limits.body_timeout);
@@ -325,6 +328,14 @@ impl Front {
     ) -> Result<bool> {
         let answer = Answer::refusal(refused.refusal, ctx.id.text().as_str());
         ctx.refused = Some(refused);
+        if close
+            && session.is_http2()
+            && let Some(connection) = &ctx.connection
+        {
+            // An answer closes an h1 connection by itself; this one gets time to arrive. What is
+            // refused of one stream (its authority, its size) ends only that stream.
+            connection.end_at(self.edge.connections.after(H2_CLOSING_TIME));
+        }
         self.answer(session, ctx, if close { answer.closing() } else { answer }).await
     }
 
@@ -338,13 +349,6 @@ impl Front {
             answer = answer.closing();
         }
         ctx.body_done();
-        if answer.close
-            && session.is_http2()
-            && let Some(connection) = &ctx.connection
-        {
-            // An answer closes an h1 connection by itself; this one gets time to arrive.
-            connection.end_at(self.edge.connections.after(H2_CLOSING_TIME));
-        }
         answer.send(session, ctx.id.text().as_str()).await?;
         Ok(true)
     }
@@ -422,8 +426,12 @@ fn announced_bytes(request: &RequestHeader) -> Option<u64> {
     request.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Reads a small body to its end; false where it is too large to.
+/// Reads a small body to its end; false where it is too large to, or will not come before the
+/// answer (RFC 9110 §10.1.1).
 async fn drained(session: &mut Session) -> Result<bool> {
+    if session.req_header().headers.contains_key(EXPECT) && !session.is_body_done() {
+        return Ok(false);
+    }
     let mut left = DRAINED_BODY_BYTES;
     while !session.is_body_done() {
         match session.read_request_body().await? {

@@ -1,6 +1,10 @@
 //! What a request asks for: the paths that the edge answers itself, told apart from those
 //! that only look like them.
 
+use http::HeaderMap;
+
+use crate::upstream::same_folded;
+
 /// The platform's device token endpoint.
 pub const TOKEN_PATH: &str = "/devicecontrol/deviceAccessToken";
 /// RFC 7517 keys (the path is a convention of RFC 8414's registry neighbours).
@@ -28,8 +32,35 @@ pub fn target(path: &str) -> Target {
         TOKEN_PATH => Target::Token,
         JWKS_PATH => Target::Jwks,
         _ if folds_to_own(path.as_bytes()) => Target::Ambiguous,
+        // Read as a reference of RFC 3986 §4.2, two slashes begin an authority.
+        _ if matches!(path.as_bytes(), [b'/' | b'\\', b'/' | b'\\', ..])
+            && ends_in_own(path.as_bytes()) =>
+        {
+            Target::Ambiguous
+        }
         _ => Target::Upstream,
     }
+}
+
+/// Headers by which some frameworks replace a request's path.
+const OVERRIDES: [&str; 3] = ["x-original-url", "x-original-uri", "x-rewrite-url"];
+
+/// Whether a header asks the upstream to read one of the edge's own paths instead of the one
+/// that was asked for: as path or as URL.
+pub fn overrides_to_own(headers: &HeaderMap) -> bool {
+    headers.iter().any(|(name, value)| {
+        OVERRIDES.iter().any(|known| same_folded(name, known)) && ends_in_own(value.as_bytes())
+    })
+}
+
+/// Whether a URL's path could be one of the edge's own: what stands before it is taken for
+/// scheme and authority.
+fn ends_in_own(url: &[u8]) -> bool {
+    let Some(url) = fold(url) else { return true };
+    [TOKEN_PATH, JWKS_PATH].iter().any(|own| {
+        let tail = url.len().checked_sub(own.len()).and_then(|at| url.get(at..));
+        tail.is_some_and(|tail| tail.eq_ignore_ascii_case(own.as_bytes()))
+    })
 }
 
 fn folds_to_own(path: &[u8]) -> bool {
@@ -76,7 +107,7 @@ fn fold(path: &[u8]) -> Option<Vec<u8>> {
     }
     let mut segments: Vec<&[u8]> = Vec::new();
     for segment in bytes.split(|b| matches!(b, b'/' | b'\\')) {
-        let segment = segment.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+        let segment = trim(segment.split(|b| *b == b';').next().unwrap_or_default());
         match segment {
             b"" | b"." => {}
             b".." => {
@@ -96,9 +127,8 @@ fn fold(path: &[u8]) -> Option<Vec<u8>> {
 /// Whether some segment is `..`: what it takes back depends on what a server counts as a
 /// segment, and servers differ.
 fn climbs(path: &[u8]) -> bool {
-    path.split(|b| matches!(b, b'/' | b'\\')).any(|segment| {
-        segment.split(|b| *b == b';').next().unwrap_or_default().trim_ascii() == b".."
-    })
+    path.split(|b| matches!(b, b'/' | b'\\'))
+        .any(|segment| trim(segment.split(|b| *b == b';').next().unwrap_or_default()) == b"..")
 }
 
 fn names_own(path: &[u8]) -> bool {
@@ -106,6 +136,14 @@ fn names_own(path: &[u8]) -> bool {
         let last = own.rsplit('/').next().unwrap_or(own).as_bytes();
         path.windows(last.len()).any(|part| part.eq_ignore_ascii_case(last))
     })
+}
+
+/// Without the blanks around it; some servers trim every control character.
+fn trim(segment: &[u8]) -> &[u8] {
+    let kept = |b: &u8| *b > b' ';
+    let start = segment.iter().position(kept).unwrap_or(segment.len());
+    let end = segment.iter().rposition(kept).map_or(start, |last| last + 1);
+    segment.get(start..end).unwrap_or_default()
 }
 
 /// One round of percent-decoding, with the overlong UTF-8 forms of ASCII taken for what they
@@ -187,6 +225,9 @@ mod tests {
             "/devicecontrol/deviceAccessToken%00.css",
             "/devicecontrol/deviceAccessToken%3Fx",
             "/devicecontrol/deviceAccessToken%20",
+            "/devicecontrol/deviceAccessToken%0b",
+            "//acme.example.com/devicecontrol/deviceAccessToken",
+            "/\\acme.example.com/devicecontrol/deviceAccessToken",
             "/devicecontrol%c0%afdeviceAccessToken",
             "/devicecontrol%e0%80%afdeviceAccessToken",
             "/devicecontrol%f0%80%80%afdeviceAccessToken",

@@ -22,7 +22,7 @@ pub use dialect::{Dialect, ForwardSettings, IdentityHeaders};
 pub use health::HealthSettings;
 pub use peer::{PoolFault, Timeouts, UpstreamTls};
 pub use pool::{Balance, Picked, Pool, PoolSettings};
-pub use strip::{StrippedName, StrippedNameFault};
+pub use strip::{StrippedName, StrippedNameFault, same_folded};
 
 #[cfg(test)]
 mod mint;

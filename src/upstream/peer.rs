@@ -107,6 +107,8 @@ pub(super) fn peers(settings: &PoolSettings) -> Result<Vec<HttpPeer>, PoolFault>
         peer.group_key = group_key;
         peer.options.alpn = alpn.clone();
         peer.options.max_h2_streams = STREAMS_PER_CONNECTION;
+        peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
+        peer.options.h2_connection_window_size = Some(CONNECTION_WINDOW);
         peer.options.connection_timeout = Some(timeouts.connect);
         peer.options.total_connection_timeout = Some(timeouts.connect);
         peer.options.read_timeout = Some(timeouts.read);
@@ -120,6 +122,11 @@ pub(super) fn peers(settings: &PoolSettings) -> Result<Vec<HttpPeer>, PoolFault>
 /// The least that RFC 9113 §6.5.2 recommends a server to allow. Pingora's default of 1 would
 /// make a connection of its own for each concurrent request.
 const STREAMS_PER_CONNECTION: usize = 100;
+/// What a server may send ahead on one stream: a device that takes nothing holds as much.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// Room for every stream's window, so that devices that take nothing never use up the window
+/// that other devices' streams on the same connection need.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_PER_CONNECTION as u32;
 
 struct Material {
     server_name: String,

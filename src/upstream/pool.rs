@@ -85,14 +85,16 @@ impl Pool {
         &self.metrics
     }
 
-    /// A healthy server whose index is not in `tried`, or `None` where none is left. Takes no
-    /// lock; the server's health may turn at any time after.
+    /// A healthy server whose index is not in `tried`; where none is healthy, one that only
+    /// requests found down while its checks pass. `None` where none of these is left. Takes no
+    /// lock; health may turn at any time after.
     pub fn pick(&self, tried: &[usize]) -> Option<Picked> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let index = match self.settings.balance {
             Balance::RoundRobin => self.in_turn(turn, tried),
             Balance::LeastLoaded => self.least_loaded(turn, tried),
-        }?;
+        };
+        let index = index.or_else(|| self.last_resort(turn, tried))?;
         let server = Arc::clone(self.servers.get(index)?);
         server.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(Picked { index, server })
@@ -126,6 +128,15 @@ impl Pool {
         let place = turn.checked_rem(self.eligible(tried).count())?;
         // Where a server went down since the count, the last one stands in.
         self.eligible(tried).take(place + 1).last().map(|(index, _)| index)
+    }
+
+    fn last_resort(&self, turn: usize, tried: &[usize]) -> Option<usize> {
+        let count = self.servers.len();
+        let hopeful = |index: &usize| {
+            !tried.contains(index)
+                && self.servers.get(*index).is_some_and(|server| server.passed_its_check())
+        };
+        (0..count).map(|step| (turn + step) % count).find(hopeful)
     }
 
     fn least_loaded(&self, turn: usize, tried: &[usize]) -> Option<usize> {
@@ -273,12 +284,31 @@ mod tests {
     #[test]
     fn failed_connects_count_like_failed_checks() {
         for balance in [Balance::RoundRobin, Balance::LeastLoaded] {
-            let pool = pool(balance, 1);
-            let picked = pool.pick(&[]).unwrap();
+            let pool = pool(balance, 2);
+            fail_twice(&pool, 0);
+            assert_eq!(picks(&pool, &[], 4), [1, 1, 1, 1]);
+        }
+    }
+
+    #[test]
+    fn servers_that_only_requests_found_down_are_the_last_resort() {
+        for balance in [Balance::RoundRobin, Balance::LeastLoaded] {
+            let pool = pool(balance, 2);
+            fail_twice(&pool, 0);
+            fail_twice(&pool, 1);
+            let first = pool.pick(&[]).unwrap().index();
+            let second = pool.pick(&[first]).unwrap().index();
+            assert_ne!(first, second);
+            assert!(pool.pick(&[first, second]).is_none(), "nobody is left");
+        }
+    }
+
+    fn fail_twice(pool: &Pool, index: usize) {
+        let others: Vec<usize> = (0..pool.servers.len()).filter(|other| *other != index).collect();
+        for _ in 0..2 {
+            let picked = pool.pick(&others).unwrap();
+            assert_eq!(picked.index(), index);
             picked.failed();
-            assert!(pool.pick(&[]).is_some(), "one failure is not enough");
-            picked.failed();
-            assert!(pool.pick(&[]).is_none(), "nobody is left");
         }
     }
 

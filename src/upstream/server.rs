@@ -17,6 +17,8 @@ pub(super) struct Server {
     pub(super) in_flight: AtomicUsize,
     check: Check,
     health: Health,
+    /// Whether the last check passed, whatever requests have met since.
+    check_passed: AtomicBool,
     pool: String,
     label: String,
     up: IntGaugeVec,
@@ -38,6 +40,7 @@ impl Server {
             in_flight: AtomicUsize::new(0),
             check,
             health: Health::new(thresholds.unhealthy_after, thresholds.healthy_after),
+            check_passed: AtomicBool::new(true),
             pool: pool.to_owned(),
             label: address.to_string(),
             up,
@@ -50,9 +53,16 @@ impl Server {
         self.health.up.load(Ordering::Relaxed)
     }
 
+    /// Whether only requests say that it is down: a burst of them can fail to connect for
+    /// reasons that are not the server's.
+    pub(super) fn passed_its_check(&self) -> bool {
+        self.check_passed.load(Ordering::Relaxed)
+    }
+
     /// Runs one health check and takes its outcome into account.
     pub(super) async fn check(&self) {
         let outcome = self.check.run().await;
+        self.check_passed.store(outcome.is_ok(), Ordering::Relaxed);
         self.record(outcome);
     }
 

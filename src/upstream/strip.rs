@@ -85,6 +85,12 @@ const NEEDED: [&str; 8] = [
     "expect",
 ];
 
+/// Whether an upstream that folds names takes `name` for `folded`, which is lower case with `-`.
+pub fn same_folded(name: &HeaderName, folded: &str) -> bool {
+    let name = name.as_str().as_bytes();
+    name.len() == folded.len() && starts_folded(name, folded.as_bytes())
+}
+
 fn starts_folded(name: &[u8], folded: &[u8]) -> bool {
     name.len() >= folded.len() && name.iter().zip(folded).all(|(byte, want)| fold(*byte) == *want)
 }

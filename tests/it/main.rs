@@ -12,10 +12,13 @@
 mod attacks;
 mod completion;
 mod dockerfile;
+mod http;
+mod http2;
 mod key_types;
 mod openssl_link;
 mod operators;
 mod pki;
+mod proxying;
 mod readme;
 mod registry;
 mod resumption;

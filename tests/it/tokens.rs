@@ -205,7 +205,7 @@ fn a_chain_header_that_cannot_be_parsed_gets_400() {
 }
 
 /// In a handshake such a chain is an alert. Over HTTP it shows where the handshake's verdict
-/// was another one (the anchor has gone since), or none yet (a chain that a header completes).
+/// was another one, because the anchor has gone since.
 #[test]
 fn a_chain_that_leads_to_no_anchor_of_the_tenant_gets_422() {
     let world = World::start();
@@ -216,14 +216,6 @@ fn a_chain_that_leads_to_no_anchor_of_the_tenant_gets_422() {
     refused(&connection.token("").unwrap(), 422, "security/invalidCertificateChain");
     assert_eq!(connection.until_closed(), Failure::Closed);
     assert_eq!(world.acme_client().token().unwrap_err(), Failure::Alert(48));
-
-    let world = World::with(|_, config| config.acme("complete_chain_from_header: true"));
-    let leaf = world.globex.device.clone();
-    let chain = [&world.globex.issuing, &world.globex.root].map(|c| c.pem().replace('\n', " "));
-    let mut connection = world.acme_client().identity(&[&leaf]).connect().unwrap();
-    let response = connection.token(&format!("X-Ssl-Cert-Chain: {}\r\n", chain.concat())).unwrap();
-    refused(&response, 422, "security/invalidCertificateChain");
-    assert_eq!(connection.until_closed(), Failure::Closed);
 }
 
 #[test]

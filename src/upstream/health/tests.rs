@@ -21,7 +21,7 @@ fn pool(settings: PoolSettings) -> (Arc<Pool>, Arc<Metrics>) {
 }
 
 fn is_up(pool: &Arc<Pool>) -> bool {
-    pool.pick(&[]).is_some()
+    pool.servers().iter().any(|server| server.is_up())
 }
 
 /// Waits until the condition holds; fails after ten seconds.

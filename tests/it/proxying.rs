@@ -1,0 +1,8 @@
+//! Requests that go on to the platform, and what comes back.
+
+mod bodies;
+mod curl;
+mod grpc;
+pub mod nginx;
+mod pools;
+mod tls;
