@@ -7,8 +7,8 @@ use std::hash::Hash;
 use super::decode::nearest;
 use super::fault::{Fault, Located, Place, Source, printable, quoted};
 use super::load::Loaded;
-use super::model::KeyModel;
 use super::tenant_model::TenantModel;
+use super::token_model::KeyModel;
 use crate::names::{ServerName, ServerPattern, TenantId};
 
 pub fn cross_references(loaded: &Loaded, faults: &mut Vec<Fault>) {

@@ -5,20 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::check;
-use super::fault::{Fault, Faults, Source, quoted};
-use super::files::{File, FileFault, Files};
+use super::fault::{Fault, Faults};
+use super::files::{Files, open};
 use super::load::{Loaded, load};
 use super::pools;
-use super::reuse::{Print, Reuse};
+use super::reuse::{Print, Printed, Reused};
 use super::settings::Settings;
-use super::tenants::{Printed, TenantCompiler, signing_keys};
-use super::values::FileRef;
+use super::tenants::{TenantCompiler, signing_keys};
 use crate::metrics::Metrics;
 use crate::names::TenantId;
-use crate::server_certificate::ServerCertificate;
-use crate::tenant::{Tenant, TenantDirectory, TenantEntry};
+use crate::tenant::{TenantDirectory, TenantEntry};
 use crate::token::SigningKeys;
-use crate::trust::TrustStore;
 use crate::upstream::Pool;
 
 /// Compiles a configuration, again and again as it changes.
@@ -40,15 +37,6 @@ pub struct Compiled {
     /// Tenants whose own files cannot be used, and why: in `directory` they are
     /// [`TenantEntry::Unavailable`]. For a check each of these is a fault.
     pub unavailable: Vec<(TenantId, Faults)>,
-}
-
-#[derive(Default)]
-pub struct Reused {
-    pub tenants: Reuse<Tenant>,
-    pub pools: Reuse<Pool>,
-    pub trust: Reuse<TrustStore>,
-    pub certificates: Reuse<ServerCertificate>,
-    pub keys: Reuse<SigningKeys>,
 }
 
 impl Compiler {
@@ -139,34 +127,6 @@ impl Compiler {
     ) -> Option<Printed<SigningKeys>> {
         let keys = loaded.edge.tokens.as_ref()?.signing_keys.as_ref()?;
         signing_keys(&loaded.source, keys, files, &mut self.reused, faults)
-    }
-}
-
-impl Reused {
-    fn prune(&mut self) {
-        self.tenants.prune();
-        self.pools.prune();
-        self.trust.prune();
-        self.certificates.prune();
-        self.keys.prune();
-    }
-}
-
-/// Reports a file that cannot be read where it is named.
-pub fn open(
-    source: &Source,
-    named: &FileRef,
-    file: Result<Arc<File>, FileFault>,
-    faults: &mut Vec<Fault>,
-) -> Option<Arc<File>> {
-    match file {
-        Ok(file) => Some(file),
-        Err(reason) => {
-            let path = named.path.to_string_lossy();
-            let message = format!("{}: {reason}", quoted(&path));
-            faults.push(Fault::at(source, named.at, message).help(reason.help(&path)));
-            None
-        }
     }
 }
 

@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use boring::sha::sha256;
 
+use super::fault::{Fault, Source, quoted};
+use super::values::FileRef;
+
 /// Octets of one certificate, key or CRL file.
 const MAX_FILE: u64 = 16 << 20;
 
@@ -108,4 +111,28 @@ impl From<io::Error> for FileFault {
             kind => FileFault::Other(kind),
         }
     }
+}
+
+/// Reports a file that cannot be read where it is named.
+pub fn open(
+    source: &Source,
+    named: &FileRef,
+    file: Result<Arc<File>, FileFault>,
+    faults: &mut Vec<Fault>,
+) -> Option<Arc<File>> {
+    match file {
+        Ok(file) => Some(file),
+        Err(reason) => {
+            let path = named.path.to_string_lossy();
+            let message = format!("{}: {reason}", quoted(&path));
+            faults.push(Fault::at(source, named.at, message).help(reason.help(&path)));
+            None
+        }
+    }
+}
+
+/// A fault of a file's content, shown where the file is named.
+pub fn in_file(source: &Source, file: &FileRef, reason: &dyn std::fmt::Display) -> Fault {
+    let path = quoted(&file.path.to_string_lossy());
+    Fault::at(source, file.at, format!("{path}: {reason}")).help("see this file")
 }

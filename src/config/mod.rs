@@ -26,6 +26,7 @@ mod tenant_model;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod token_model;
 mod trust_files;
 mod upstream_model;
 mod values;

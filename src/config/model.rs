@@ -11,12 +11,12 @@ use super::decode::Decoder;
 use super::fault::Located;
 use super::node::Node;
 use super::tenant_model::TenantModel;
+use super::token_model::{KeyModel, lifespan, signing_keys};
 use super::upstream_model::UpstreamModel;
 use super::values::{FileRef, is_auto, is_label};
 use crate::ip_range::IpRange;
 use crate::limits::Limits;
 use crate::names::TenantId;
-use crate::token::MIN_LIFESPAN;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -89,11 +89,6 @@ pub struct EdgeTokens {
     pub signing_keys: Option<Vec<KeyModel>>,
 }
 
-pub struct KeyModel {
-    pub kid: Located<String>,
-    pub file: FileRef,
-}
-
 impl Default for CacheSizes {
     fn default() -> CacheSizes {
         CacheSizes { verdicts: 65_536, tokens: 65_536, tenant_series: 1_000 }
@@ -152,25 +147,6 @@ impl EdgeModel {
         fields.finish(d);
         Some(model)
     }
-}
-
-pub fn signing_keys(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<KeyModel>> {
-    d.list(node, |d, node| {
-        let mut fields = d.mapping(node)?;
-        let kid = fields.required(d, "kid", "kid: k1", |d, node| {
-            d.line(node, 64).map(|kid| Located { value: kid.to_owned(), at: node.at })
-        });
-        let file = fields.required(d, "file", "file: k1.pem", Decoder::file);
-        fields.finish(d);
-        Some(KeyModel { kid: kid?, file: file? })
-    })
-}
-
-/// Whole seconds, as a token's `exp` counts.
-pub fn lifespan(d: &mut Decoder<'_>, node: &Node) -> Option<u32> {
-    let least = Duration::from_secs(u64::from(MIN_LIFESPAN));
-    let lifespan = d.duration(node, least..=30 * DAY)?;
-    u32::try_from(lifespan.as_secs()).ok()
 }
 
 fn default_workers() -> usize {

@@ -1,10 +1,8 @@
 //! An upstream's model and files → `Pool`.
 
-use super::compile::open;
 use super::fault::{Fault, Source, quoted};
-use super::files::Files;
-use super::reuse::{Print, Reuse};
-use super::tenants::Printed;
+use super::files::{Files, open};
+use super::reuse::{Print, Printed, Reuse};
 use super::upstream_model::UpstreamModel;
 use crate::metrics::Metrics;
 use crate::upstream::{Pool, PoolFault, PoolSettings, UpstreamTls};

@@ -6,12 +6,41 @@ use std::sync::{Arc, Weak};
 
 use boring::sha::Sha256;
 
+use crate::server_certificate::ServerCertificate;
+use crate::tenant::Tenant;
+use crate::token::SigningKeys;
+use crate::trust::TrustStore;
+use crate::upstream::Pool;
+
+/// Everything that can be taken over.
+#[derive(Default)]
+pub struct Reused {
+    pub tenants: Reuse<Tenant>,
+    pub pools: Reuse<Pool>,
+    pub trust: Reuse<TrustStore>,
+    pub certificates: Reuse<ServerCertificate>,
+    pub keys: Reuse<SigningKeys>,
+}
+
+/// Something shared, and the print of all that it was made from.
+pub type Printed<T> = (Arc<T>, [u8; 32]);
+
 /// A hash over parts, each with its length in front.
 pub struct Print(Sha256);
 
 /// Things of one kind by their print. It keeps nothing alive, so a configuration that was
 /// compiled and then not taken leaves nothing behind.
 pub struct Reuse<T>(HashMap<[u8; 32], Weak<T>>);
+
+impl Reused {
+    pub fn prune(&mut self) {
+        self.tenants.prune();
+        self.pools.prune();
+        self.trust.prune();
+        self.certificates.prune();
+        self.keys.prune();
+    }
+}
 
 impl Print {
     /// `kind` keeps prints of different things apart.

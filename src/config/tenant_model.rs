@@ -4,8 +4,8 @@ use boring::sha::Sha256;
 
 use super::decode::Decoder;
 use super::fault::{Located, Place};
-use super::model::{KeyModel, lifespan, signing_keys};
 use super::node::{Kind, Node};
+use super::token_model::{KeyModel, lifespan, signing_keys};
 use super::upstream_model::CertificateModel;
 use super::values::FileRef;
 use crate::names::{ServerPattern, TenantId};

@@ -7,13 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::check::{first_server_name, tokens_enabled};
-use super::compile::{Reused, open};
-use super::fault::{Fault, Located, Source, quoted};
-use super::files::{File, Files};
+use super::fault::{Fault, Located, Source};
+use super::files::{File, Files, in_file, open};
 use super::load::Loaded;
-use super::model::KeyModel;
-use super::reuse::Print;
+use super::reuse::{Print, Printed, Reused};
 use super::tenant_model::TenantModel;
+use super::token_model::KeyModel;
 use super::trust_files::{TrustFiles, build_trust};
 use super::values::FileRef;
 use crate::metrics::{Metrics, TenantMetrics};
@@ -22,9 +21,6 @@ use crate::tenant::{ClientCertificateMode, Tenant};
 use crate::token::{KeyFault, SigningKeys, TokenSettings};
 use crate::trust::TrustStore;
 use crate::upstream::Pool;
-
-/// Something shared, and the print of all that it was made from.
-pub type Printed<T> = (Arc<T>, [u8; 32]);
 
 /// Everything that tenants are made with.
 pub struct TenantCompiler<'c> {
@@ -315,10 +311,4 @@ pub fn signing_keys(
             None
         }
     }
-}
-
-/// A fault of a file's content, shown where the file is named.
-pub fn in_file(source: &Source, file: &FileRef, reason: &dyn std::fmt::Display) -> Fault {
-    let path = quoted(&file.path.to_string_lossy());
-    Fault::at(source, file.at, format!("{path}: {reason}")).help("see this file")
 }

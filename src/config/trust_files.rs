@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use super::fault::{Fault, Source, printable};
-use super::files::File;
+use super::files::{File, in_file};
 use super::pem::{Content, objects};
 use super::reuse::Print;
 use super::tenant_model::TenantModel;
-use super::tenants::in_file;
 use super::values::FileRef;
 use crate::trust::{Anchor, MaterialKind, StaleCrl, TrustFault, TrustMaterial, TrustStore};
 
