@@ -5,35 +5,16 @@
 //! pingora-load-balancing can carry no client certificate, and each check there loads the
 //! system's CAs into a TLS context of its own.)
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::Connector as HttpConnector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
-use tokio::task::JoinSet;
 use tokio::time;
 
-use super::peer::PoolFault;
-use super::pool::Pool;
-use super::server::Server;
-
-/// When a server counts as up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthSettings {
-    /// Path of a GET; `None`: connecting is enough.
-    pub path: Option<String>,
-    /// From the end of one round of checks to the next, give or take a tenth.
-    pub interval: Duration,
-    /// For one check, connecting included.
-    pub timeout: Duration,
-    /// Failures in a row; a failed connect of a request is one too.
-    pub unhealthy_after: u32,
-    /// Passed checks in a row.
-    pub healthy_after: u32,
-}
+use super::settings::{HealthSettings, PoolFault};
 
 /// One server's health check.
 pub(super) struct Check {
@@ -93,34 +74,6 @@ impl Check {
     }
 }
 
-/// Checks every server of the pool in rounds until the pool's last strong reference is gone.
-pub(super) async fn watch(pool: Weak<Pool>) {
-    while let Some(strong) = pool.upgrade() {
-        check_all(strong.servers()).await;
-        let pause = jittered(strong.settings().health.interval);
-        drop(strong);
-        time::sleep(pause).await;
-    }
-}
-
-/// One check of each server, all at the same time.
-pub(super) async fn check_all(servers: &[Arc<Server>]) {
-    let mut checks = JoinSet::new();
-    for server in servers {
-        let server = server.clone();
-        checks.spawn(async move { server.check().await });
-    }
-    // A check that panicked has told nothing; it must not end the checks that follow.
-    while checks.join_next().await.is_some() {}
-}
-
-/// Many edges must not check a server in step.
-fn jittered(interval: Duration) -> Duration {
-    let random = RandomState::new().hash_one(());
-    let thousandths = 900 + u32::try_from(random % 201).unwrap_or(100);
-    interval.saturating_mul(thousandths) / 1_000
-}
-
 fn get(path: &str, peer: &HttpPeer) -> Option<RequestHeader> {
     let visible = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     if !path.starts_with('/') || !visible {
@@ -151,4 +104,17 @@ static TRANSPORT: LazyLock<TransportConnector> = LazyLock::new(|| TransportConne
 static HTTP: LazyLock<HttpConnector> = LazyLock::new(|| HttpConnector::new(None));
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_paths_are_paths() {
+        let peer = HttpPeer::new("127.0.0.1:80", false, String::new());
+        for good in ["/", "/health", "/a/b?c=d&e=%20"] {
+            assert!(get(good, &peer).is_some(), "{good}");
+        }
+        for bad in ["", "health", "http://a/", "/a b", "/a\r\nX: y", "/é", "/#a", "*"] {
+            assert!(get(bad, &peer).is_none(), "{bad}");
+        }
+    }
+}

@@ -15,13 +15,14 @@ mod health;
 mod peer;
 mod pool;
 mod server;
+mod settings;
 mod strip;
+mod watch;
 
 pub use chain_header::{ChainHeaderFault, parse_chain_header};
 pub use dialect::{Dialect, ForwardSettings, IdentityHeaders};
-pub use health::HealthSettings;
-pub use peer::{PoolFault, Timeouts, UpstreamTls};
-pub use pool::{Balance, Picked, Pool, PoolSettings};
+pub use pool::{Picked, Pool};
+pub use settings::{Balance, HealthSettings, PoolFault, PoolSettings, Timeouts, UpstreamTls};
 pub use strip::{StrippedName, StrippedNameFault, same_folded};
 
 #[cfg(test)]

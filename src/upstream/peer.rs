@@ -1,9 +1,7 @@
 //! From settings to Pingora's peers, one a server.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use boring::pkey::PKey;
 use boring::sha::Sha256;
@@ -12,73 +10,8 @@ use pingora_core::protocols::tls::{ALPN, CaType};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::CertKey;
 
-use super::pool::PoolSettings;
-use crate::names::{NameFault, ServerName};
-
-/// TLS towards the servers of a pool.
-#[derive(Clone)]
-pub struct UpstreamTls {
-    /// Sent as SNI and expected in the servers' certificates.
-    pub server_name: String,
-    /// PEM. `None`: the system's CAs.
-    pub ca_pem: Option<Vec<u8>>,
-    /// The edge's own certificate, PEM chain (end-entity first) and PEM key.
-    pub client: Option<(Vec<u8>, Vec<u8>)>,
-    /// `false` accepts any certificate: for tests of an installation only.
-    pub verify: bool,
-    /// Offer h2 by ALPN; a server that declines speaks HTTP/1.1.
-    pub http2: bool,
-}
-
-impl fmt::Debug for UpstreamTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpstreamTls")
-            .field("server_name", &self.server_name)
-            .field("own_ca", &self.ca_pem.is_some())
-            .field("client_certificate", &self.client.is_some())
-            .field("verify", &self.verify)
-            .field("http2", &self.http2)
-            .finish()
-    }
-}
-
-/// Deadlines towards a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For TCP and TLS together.
-    pub connect: Duration,
-    /// Between two reads.
-    pub read: Duration,
-    /// For one write.
-    pub write: Duration,
-    /// How long an unused connection is kept for the next request.
-    pub idle: Duration,
-}
-
-/// Why a pool cannot be made. No variant holds key bytes.
-#[derive(Debug, thiserror::Error)]
-pub enum PoolFault {
-    #[error("an upstream needs at least one server")]
-    NoServers,
-    #[error("the server {0} is named twice")]
-    ServerTwice(SocketAddr),
-    #[error("the TLS server name is not valid: {0}")]
-    ServerName(#[source] NameFault),
-    #[error("the CA file holds no PEM certificate")]
-    Ca,
-    #[error("the client certificate's chain file holds no PEM certificate")]
-    ClientChain,
-    #[error("the client certificate's key file holds no unencrypted PEM private key")]
-    ClientKey,
-    #[error("the client key does not belong to the first certificate of its chain")]
-    ClientMismatch,
-    #[error("HTTP/2 without TLS cannot be had together with TLS; ask for it inside `tls`")]
-    CleartextHttp2OverTls,
-    #[error("the health check's path is not a path that starts with '/'")]
-    HealthPath,
-    #[error("the {0} must be longer than zero")]
-    ZeroDuration(&'static str),
-}
+use super::settings::{PoolFault, PoolSettings, UpstreamTls};
+use crate::names::ServerName;
 
 /// One peer a server. Cloning one copies a few hundred bytes and the server name; keys and CAs
 /// are shared.

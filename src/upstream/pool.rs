@@ -1,44 +1,16 @@
 //! Pools of servers and the choice among them.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pingora_core::upstreams::peer::HttpPeer;
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
-use super::health::{self, Check, CheckFault, HealthSettings};
-use super::peer::{self, PoolFault, Timeouts, UpstreamTls};
+use super::health::{Check, CheckFault};
+use super::peer;
 use super::server::Server;
+use super::settings::{Balance, PoolFault, PoolSettings};
 use crate::metrics::{Metrics, UpstreamMetrics};
-
-/// How a server is chosen among the healthy ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// One after the other.
-    RoundRobin,
-    /// The one with the fewest requests in flight from this process; among equals one after
-    /// the other.
-    LeastLoaded,
-}
-
-#[derive(Clone, Debug)]
-pub struct PoolSettings {
-    /// From the configuration; a metric label.
-    pub name: String,
-    pub servers: Vec<SocketAddr>,
-    pub balance: Balance,
-    /// `None`: cleartext.
-    pub tls: Option<UpstreamTls>,
-    /// HTTP/2 with prior knowledge (RFC 9113 §3.3), only without TLS.
-    pub http2_cleartext: bool,
-    pub timeouts: Timeouts,
-    /// Further servers to try after one could not be connected to.
-    pub retries: usize,
-    pub health: HealthSettings,
-}
 
 /// The servers of one upstream.
 pub struct Pool {
@@ -46,7 +18,7 @@ pub struct Pool {
     servers: Vec<Arc<Server>>,
     turn: AtomicUsize,
     metrics: UpstreamMetrics,
-    watched: AtomicBool,
+    pub(super) watched: AtomicBool,
 }
 
 impl Pool {
@@ -98,19 +70,6 @@ impl Pool {
         let server = Arc::clone(self.servers.get(index)?);
         server.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(Picked { index, server })
-    }
-
-    /// Checks all servers, at once and then every interval, until the last strong reference to
-    /// the pool is gone.
-    pub fn spawn_health(self: &Arc<Self>, runtime: &Handle) -> JoinHandle<()> {
-        runtime.spawn(health::watch(Arc::downgrade(self)))
-    }
-
-    /// The same, unless the checks already run: a pool that outlives a reload keeps its own.
-    pub fn ensure_health(self: &Arc<Self>, runtime: &Handle) {
-        if !self.watched.swap(true, Ordering::AcqRel) {
-            drop(self.spawn_health(runtime));
-        }
     }
 
     pub(super) fn servers(&self) -> &[Arc<Server>] {
@@ -179,30 +138,6 @@ impl Picked {
 impl Drop for Picked {
     fn drop(&mut self) {
         self.server.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl PoolSettings {
-    fn validate(&self) -> Result<(), PoolFault> {
-        if self.servers.is_empty() {
-            return Err(PoolFault::NoServers);
-        }
-        let mut seen = HashSet::new();
-        if let Some(twice) = self.servers.iter().find(|server| !seen.insert(**server)) {
-            return Err(PoolFault::ServerTwice(*twice));
-        }
-        let durations = [
-            ("connect timeout", self.timeouts.connect),
-            ("read timeout", self.timeouts.read),
-            ("write timeout", self.timeouts.write),
-            ("idle timeout", self.timeouts.idle),
-            ("health check's interval", self.health.interval),
-            ("health check's timeout", self.health.timeout),
-        ];
-        match durations.into_iter().find(|(_, duration)| duration.is_zero()) {
-            Some((name, _)) => Err(PoolFault::ZeroDuration(name)),
-            None => Ok(()),
-        }
     }
 }
 

@@ -8,7 +8,8 @@ use pingora_core::upstreams::peer::HttpPeer;
 use prometheus::IntGaugeVec;
 use tracing::{info, warn};
 
-use super::health::{Check, CheckFault, HealthSettings};
+use super::health::{Check, CheckFault};
+use super::settings::HealthSettings;
 
 pub(super) struct Server {
     pub(super) address: SocketAddr,
