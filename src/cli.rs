@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::clock::Clock;
@@ -111,7 +112,10 @@ fn check(config: &Path) -> anyhow::Result<ExitCode> {
 fn health(admin: SocketAddr, ready: bool) -> anyhow::Result<ExitCode> {
     const TIMEOUT: Duration = Duration::from_secs(3);
     let path = if ready { "/readyz" } else { "/healthz" };
-    let mut tcp = TcpStream::connect_timeout(&admin, TIMEOUT)?;
+    let tcp = TcpStream::connect_timeout(&admin, TIMEOUT);
+    let mut tcp = tcp.with_context(|| {
+        format!("no answer at {admin} (`--admin ADDRESS` names another admin address)")
+    })?;
     tcp.set_read_timeout(Some(TIMEOUT))?;
     tcp.set_write_timeout(Some(TIMEOUT))?;
     write!(tcp, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;

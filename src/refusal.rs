@@ -17,6 +17,9 @@ pub enum Refusal {
     RevocationUnknown,
     /// No path leads from the end-entity certificate to an anchor of this tenant.
     IssuerUnknown,
+    /// The same over HTTP, where the tenant lets a request complete the chain and this one
+    /// does not.
+    ChainIncomplete,
     /// A certificate does not parse, or a signature does not verify.
     CertificateMalformed,
     /// A certificate breaks the profile: version, key, extension, constraint or identity.
@@ -51,12 +54,13 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, so that metrics exist before the first one happens.
-    pub const ALL: [Refusal; 20] = [
+    pub const ALL: [Refusal; 21] = [
         Refusal::CertificateMissing,
         Refusal::CertificateExpired,
         Refusal::CertificateRevoked,
         Refusal::RevocationUnknown,
         Refusal::IssuerUnknown,
+        Refusal::ChainIncomplete,
         Refusal::CertificateMalformed,
         Refusal::CertificateUnsupported,
         Refusal::ServerNameUnknown,
@@ -82,6 +86,7 @@ impl Refusal {
             Refusal::CertificateRevoked => "certificate_revoked",
             Refusal::RevocationUnknown => "revocation_unknown",
             Refusal::IssuerUnknown => "issuer_unknown",
+            Refusal::ChainIncomplete => "chain_incomplete",
             Refusal::CertificateMalformed => "certificate_malformed",
             Refusal::CertificateUnsupported => "certificate_unsupported",
             Refusal::ServerNameUnknown => "server_name_unknown",
@@ -108,7 +113,7 @@ impl Refusal {
             Refusal::CertificateRevoked => 44,
             // certificate_unknown: "some other (unspecified) issue … rendering it unacceptable"
             Refusal::RevocationUnknown => 46,
-            Refusal::IssuerUnknown => 48,
+            Refusal::IssuerUnknown | Refusal::ChainIncomplete => 48,
             Refusal::CertificateMalformed => 42,
             Refusal::CertificateUnsupported => 43,
             Refusal::ServerNameUnknown => 112,
@@ -124,7 +129,8 @@ impl Refusal {
             Refusal::CertificateMissing
             | Refusal::CertificateExpired
             | Refusal::CertificateRevoked
-            | Refusal::RevocationUnknown => 401,
+            | Refusal::RevocationUnknown
+            | Refusal::ChainIncomplete => 401,
             Refusal::IssuerUnknown => 422,
             Refusal::CertificateMalformed
             | Refusal::CertificateUnsupported
@@ -155,6 +161,9 @@ impl Refusal {
             }
             Refusal::IssuerUnknown => {
                 "The certificate chain does not lead to a trusted certificate of this tenant."
+            }
+            Refusal::ChainIncomplete => {
+                "The certificate chain is incomplete: send the intermediate certificates."
             }
             Refusal::CertificateMalformed => {
                 "The certificate chain cannot be parsed or a signature is wrong."

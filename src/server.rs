@@ -30,15 +30,15 @@ const SWEEP: Duration = Duration::from_millis(250);
 pub enum StartError {
     #[error("{0}")]
     Config(Faults),
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Bind { address: SocketAddr, source: io::Error },
-    #[error("the device registry cannot be opened: {0}")]
+    #[error("the device registry cannot be opened")]
     Registry(#[from] RegistryError),
-    #[error("cannot start: {0}")]
+    #[error("cannot start")]
     Io(#[from] io::Error),
-    #[error("cannot start: BoringSSL: {0}")]
+    #[error("cannot start BoringSSL")]
     Tls(#[from] boring::error::ErrorStack),
-    #[error("cannot start: metrics: {0}")]
+    #[error("cannot start the metrics")]
     Metrics(#[from] prometheus::Error),
 }
 
@@ -223,7 +223,8 @@ impl Server {
         tracing::error!(
             target: "portcullis::config",
             file = %self.file.display(),
-            "reload failed, what these faults concern stays as it was:\n{faults}"
+            "reload failed; only what these faults concern stays as it was, be it the edge as a \
+             whole or single tenants:\n{faults}"
         );
         faults
     }

@@ -1,11 +1,13 @@
 //! Accepts connections and drives each from its first byte to its last.
 
 use std::any::Any;
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use boring::sha::sha256;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
@@ -44,6 +46,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 /// Binds one socket a worker to the same address (SO_REUSEPORT): the kernel spreads
 /// connections over them.
 pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    refuse_company(address)?;
     let mut address = address;
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
@@ -63,6 +66,18 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>>
         sockets.push(listener);
     }
     Ok(sockets)
+}
+
+/// Fails where another process listens there: SO_REUSEPORT would silently give it half of the
+/// connections.
+fn refuse_company(address: SocketAddr) -> io::Result<()> {
+    let probe = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        probe.set_only_v6(true)?;
+    }
+    probe.set_reuse_address(true)?;
+    probe.bind(&address.into())?;
+    probe.listen(1)
 }
 
 /// One worker thread's means to serve connections.
@@ -157,7 +172,9 @@ impl Worker {
         let mut transport = Transport::new(tcp, registered, place);
         let accepted = match self.proxied(&mut transport, peer, balancer, &limits).await {
             Ok(()) => self.tls.accept(edge, &listener, transport).await,
-            Err(refused) => Err(Box::new(Rejected { refused, tenant: None, stream: None })),
+            Err(refused) => {
+                Err(Box::new(Rejected { refused, tenant: None, leaf: None, stream: None }))
+            }
         };
         edge.metrics.handshakes_in_flight.dec();
         edge.metrics.handshake_duration.observe(connection.age().as_secs_f64());
@@ -223,9 +240,6 @@ impl Worker {
         if h2 {
             connection.idle_until(edge.connections.after(limits.idle_timeout));
             self.proxy.process_new(stream, &self.shutdown).await;
-            if connection.requests() == 0 && connection.bytes_received() > 0 {
-                header_refused(edge, connection);
-            }
         } else {
             self.serve_http1(connection, stream).await;
         }
@@ -275,7 +289,7 @@ impl Worker {
     }
 
     async fn reject(&self, connection: &Connection, rejected: Rejected) {
-        let Rejected { mut refused, tenant, stream } = rejected;
+        let Rejected { mut refused, tenant, leaf, stream } = rejected;
         if connection.cut() == Cut::ReadDeadline {
             refused = Refused::new(Refusal::Timeout, "limits.handshake_timeout");
         }
@@ -283,7 +297,9 @@ impl Worker {
             Some(tenant) => tenant.metrics.handshake(HandshakeResult::Failed),
             None => self.edge.metrics.handshake_without_tenant(),
         }
-        refused_connection(&self.edge, connection, tenant.as_deref(), &refused, "handshake failed");
+        let tenant = tenant.as_deref();
+        let what = "handshake failed";
+        refused_connection(&self.edge, connection, tenant, leaf, &refused, what);
         if let Some(mut stream) = stream {
             stream::finish(stream.get_mut()).await;
         }
@@ -301,6 +317,7 @@ fn within_tenant_cap(edge: &Edge, accepted: Accepted) -> Result<Accepted, Box<Re
     Err(Box::new(Rejected {
         refused,
         tenant: Some(accepted.tenant),
+        leaf: accepted.chain.leaf().map(sha256),
         stream: Some(accepted.stream),
     }))
 }
@@ -331,6 +348,7 @@ fn header_refused(edge: &Edge, connection: &Connection) {
     let refused = match connection.cut() {
         Cut::ReadDeadline => Refused::new(Refusal::Timeout, "limits.header_timeout"),
         Cut::Drained | Cut::Idle | Cut::Refused => return,
+        Cut::HeaderTooLarge => Refused::new(Refusal::TooLarge, "limits.header_bytes, twice over"),
         _ => Refused::new(
             Refusal::ProtocolError,
             "the request's header is malformed, too large or incomplete",
@@ -338,7 +356,7 @@ fn header_refused(edge: &Edge, connection: &Connection) {
     };
     let judged = connection.judged();
     let tenant = judged.as_ref().map(|judged| judged.tenant.as_ref());
-    refused_connection(edge, connection, tenant, &refused, "request refused");
+    refused_connection(edge, connection, tenant, leaf_of(connection), &refused, "request refused");
 }
 
 /// A connection that the edge itself ended, where no request's event says so.
@@ -347,7 +365,27 @@ fn closed_by_deadline(edge: &Edge, connection: &Connection) {
         let refused = Refused::new(Refusal::Timeout, "the device did not take what was sent to it");
         let judged = connection.judged();
         let tenant = judged.as_ref().map(|judged| judged.tenant.as_ref());
-        refused_connection(edge, connection, tenant, &refused, "connection cut");
+        refused_connection(
+            edge,
+            connection,
+            tenant,
+            leaf_of(connection),
+            &refused,
+            "connection cut",
+        );
+    }
+}
+
+fn leaf_of(connection: &Connection) -> Option<[u8; 32]> {
+    connection.established()?.chain.leaf().map(sha256)
+}
+
+/// Lower-case hexadecimal.
+struct Hex([u8; 32]);
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -356,6 +394,7 @@ fn refused_connection(
     edge: &Edge,
     connection: &Connection,
     tenant: Option<&Tenant>,
+    leaf: Option<[u8; 32]>,
     refused: &Refused,
     what: &'static str,
 ) {
@@ -365,6 +404,8 @@ fn refused_connection(
         connection = connection.id(),
         peer = connection.peer().map(tracing::field::display),
         tenant = tenant.map(|tenant| tenant.id.as_str()),
+        // What names a device that has no name here: `openssl x509 -fingerprint -sha256`.
+        leaf_sha256 = leaf.map(|digest| tracing::field::display(Hex(digest))),
         refusal = refused.refusal.label(),
         reason = refused.reason.as_ref(),
         duration_ms = connection.age().as_secs_f64() * 1e3,

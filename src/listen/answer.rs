@@ -125,7 +125,8 @@ fn error_name(refusal: Refusal) -> &'static str {
         Refusal::CertificateMissing
         | Refusal::CertificateExpired
         | Refusal::CertificateRevoked
-        | Refusal::RevocationUnknown => "security/unauthorized",
+        | Refusal::RevocationUnknown
+        | Refusal::ChainIncomplete => "security/unauthorized",
         Refusal::DeviceUnknown | Refusal::DeviceBlocked => "security/forbidden",
         Refusal::IssuerUnknown
         | Refusal::CertificateMalformed

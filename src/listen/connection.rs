@@ -82,6 +82,8 @@ pub enum Cut {
     Drained = 4,
     /// A refusal ended the connection.
     Refused = 5,
+    /// A header went on past twice its limit.
+    HeaderTooLarge = 6,
 }
 
 /// A deadline in the register's milliseconds; 0 is none.
@@ -244,6 +246,7 @@ impl Connection {
             3 => Cut::Idle,
             4 => Cut::Drained,
             5 => Cut::Refused,
+            6 => Cut::HeaderTooLarge,
             _ => Cut::None,
         }
     }
@@ -306,16 +309,16 @@ impl Connection {
         self.write_deadline.store(deadline, Ordering::Relaxed);
     }
 
+    /// Says why the connection ends, where nobody has said so yet; true if so.
+    pub fn mark(&self, cut: Cut) -> bool {
+        let none = Cut::None as u8;
+        self.cut.compare_exchange(none, cut as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     pub fn shut_down(&self, cut: Cut) {
         let socket = lock(&self.socket);
         if let Some(fd) = *socket {
-            let first = self.cut.compare_exchange(
-                Cut::None as u8,
-                cut as u8,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            );
-            if first.is_ok() {
+            if self.mark(cut) {
                 // SAFETY: the descriptor is open: `Registered` empties `socket` under this
                 // lock before the stream that owns the descriptor closes it.
                 let fd = unsafe { BorrowedFd::borrow_raw(fd) };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Method};
 use pingora_http::RequestHeader;
 
@@ -107,6 +107,12 @@ pub async fn decide(
     if repeats_length(request) {
         return refuse(Refused::new(Refusal::ProtocolError, "Content-Length stands twice"));
     }
+    if odd_coding(request) {
+        return refuse(Refused::new(
+            Refusal::ProtocolError,
+            "Transfer-Encoding says something else than chunked",
+        ));
+    }
     if overrides_to_own(&request.headers) {
         return refuse(Refused::new(
             Refusal::ProtocolError,
@@ -175,6 +181,15 @@ fn plain_target(request: &RequestHeader) -> bool {
             raw.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme.as_bytes()))
         }),
     }
+}
+
+/// Pingora frames by the last coding and forwards `chunked` alone: what another coding did to
+/// the body would be lost.
+fn odd_coding(request: &RequestHeader) -> bool {
+    let codings = request.headers.get_all(TRANSFER_ENCODING).iter();
+    codings
+        .into_iter()
+        .any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Pingora takes a length that is said twice alike for one, and sends it on twice; RFC 9110
@@ -287,7 +302,7 @@ fn is_address(name: &str) -> bool {
 
 fn undecided() -> Refused {
     Refused::new(
-        Refusal::CertificateMissing,
+        Refusal::ChainIncomplete,
         "the device sent only its leaf and the request does not complete the chain",
     )
 }
@@ -325,9 +340,8 @@ async fn complete_chain(
             connection.set_judged(judged.clone());
             Ok(())
         }
-        // Whatever was offered: a device whose chain is not complete has shown no certificate.
         Verdict::Undecided(refused) => Err(Refused::new(
-            Refusal::CertificateMissing,
+            Refusal::ChainIncomplete,
             format!("the header does not complete the chain: {}", refused.reason),
         )),
         Verdict::Refused(refused) => Err(refused),

@@ -28,6 +28,12 @@ pub fn rewrite(
     request_id: &str,
     metrics: &Metrics,
 ) -> Result<()> {
+    if !request.raw_path().starts_with(b"/")
+        && let Some(target) = request.uri.path_and_query().cloned()
+    {
+        // Absolute form is for proxies (RFC 9112 §3.2.2); the platform is asked in origin form.
+        request.set_raw_path(target.as_str().as_bytes())?;
+    }
     let forward = &judged.tenant.forward;
     let trusted = forward.trust_forwarded;
     strip(request, |name| {

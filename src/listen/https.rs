@@ -362,22 +362,31 @@ impl Front {
         });
         let connection = ctx.connection.as_deref();
         let id = ctx.id.text();
-        tracing::info!(
-            target: "portcullis::request",
-            connection = connection.map_or(0, Connection::id),
-            peer = connection.and_then(Connection::peer).map(tracing::field::display),
-            tenant,
-            device,
-            method = %Printable(request.method.as_str()),
-            path = %Printable(request.uri.path()),
-            status,
-            answered_by = ?ctx.answered,
-            refusal = ctx.refused.as_ref().map(|refused| refused.refusal.label()),
-            reason = ctx.refused.as_ref().map(|refused| refused.reason.as_ref()),
-            duration_ms = seconds * 1e3,
-            request_id = id.as_str(),
-            "request"
-        );
+        // A refusal is a warning, like that of a connection.
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "portcullis::request",
+                    connection = connection.map_or(0, Connection::id),
+                    peer = connection.and_then(Connection::peer).map(tracing::field::display),
+                    tenant,
+                    device,
+                    method = %Printable(request.method.as_str()),
+                    path = %Printable(request.uri.path()),
+                    status,
+                    answered_by = ?ctx.answered,
+                    refusal = ctx.refused.as_ref().map(|refused| refused.refusal.label()),
+                    reason = ctx.refused.as_ref().map(|refused| refused.reason.as_ref()),
+                    duration_ms = seconds * 1e3,
+                    request_id = id.as_str(),
+                    "request"
+                )
+            };
+        }
+        match ctx.refused {
+            Some(_) => event!(warn),
+            None => event!(info),
+        }
     }
 }
 
@@ -407,7 +416,7 @@ fn overdue(connection: &Connection) -> Option<Refused> {
         Cut::ReadDeadline => "limits.body_timeout",
         Cut::WriteDeadline => "the device did not take what was sent to it",
         Cut::Drained => "the edge stops and drain_timeout has passed",
-        Cut::Idle | Cut::Refused | Cut::None => return None,
+        Cut::Idle | Cut::Refused | Cut::HeaderTooLarge | Cut::None => return None,
     };
     Some(Refused::new(Refusal::Timeout, reason))
 }
@@ -434,7 +443,7 @@ async fn drained(session: &mut Session) -> Result<bool> {
     }
     let mut left = DRAINED_BODY_BYTES;
     while !session.is_body_done() {
-        match session.read_request_body().await? {
+        match session.read_request_body().await.map_err(|error| error.into_down())? {
             None => break,
             Some(bytes) if bytes.len() > left => return Ok(false),
             Some(bytes) => left -= bytes.len(),
@@ -479,7 +488,26 @@ fn fault(error: &Error) -> Refused {
         (_, ErrorSource::Downstream) => Refusal::ProtocolError,
         _ => Refusal::UpstreamUnavailable,
     };
-    Refused::new(refusal, format!("{} ({})", error.etype().as_str(), error.esource().as_str()))
+    let reason = match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(413), _) => "limits.body_bytes of the tenant",
+        (ErrorType::HTTPStatus(502), _) => "no server of the upstream is up",
+        (ErrorType::ConnectRefused, _) => "the upstream refused the connection",
+        (ErrorType::ConnectTimedout, _) => "no connection within timeouts.connect of the upstream",
+        (ErrorType::ReadTimedout, ErrorSource::Upstream) => {
+            "no answer within timeouts.read of the upstream"
+        }
+        (ErrorType::ConnectionClosed, ErrorSource::Upstream) => {
+            "the upstream closed the connection without an answer"
+        }
+        (ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert, ErrorSource::Upstream) => {
+            "the TLS handshake with the upstream failed: its certificate, ca_file or server_name"
+        }
+        (kind, source) => {
+            let reason = format!("{} {}", source.as_str(), kind.as_str());
+            return Refused::new(refusal, reason.trim().to_owned());
+        }
+    };
+    Refused::new(refusal, reason)
 }
 
 /// A number that names a request in the log, in error bodies and to the upstream.

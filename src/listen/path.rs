@@ -153,6 +153,17 @@ fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
+        // `%uXXXX`, which some servers take for a character.
+        let wide = matches!((byte, bytes.get(at + 1)), (b'%', Some(b'u' | b'U')));
+        if wide
+            && let [Some(a), Some(b), Some(c), Some(d)] =
+                [2, 3, 4, 5].map(|place| hex(bytes.get(at + place)))
+        {
+            let code = a << 12 | b << 8 | c << 4 | d;
+            out.push(u8::try_from(code).unwrap_or(b'?' + 1));
+            at += 6;
+            continue;
+        }
         match (byte, hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
             (b'%', Some(high), Some(low)) => {
                 out.push((high * 16 + low) as u8);
@@ -232,6 +243,7 @@ mod tests {
             "/devicecontrol%e0%80%afdeviceAccessToken",
             "/devicecontrol%f0%80%80%afdeviceAccessToken",
             "devicecontrol/deviceAccessToken",
+            "/devicecontrol/%u0064eviceAccessToken",
             "/devicecontrol/%23/../deviceAccessToken",
             "/devicecontrol/x%3F/../deviceAccessToken",
             "/devicecontrol/;x/../deviceAccessToken",

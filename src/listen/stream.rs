@@ -21,7 +21,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Edge;
-use super::connection::Connection;
+use super::connection::{Connection, Cut};
 use super::transport::{OUTBOX_BYTES, Transport};
 
 /// The plaintext of one TLS record (RFC 8446 §5.1).
@@ -95,6 +95,7 @@ impl DeviceStream {
             match self.header.left.checked_sub(n) {
                 Some(left) => self.header.left = left,
                 None => {
+                    connection.mark(Cut::HeaderTooLarge);
                     let error = io::Error::new(io::ErrorKind::InvalidData, "header too large");
                     return Poll::Ready(Err(error));
                 }

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 
 use boring::error::ErrorStack;
 use boring::ex_data::Index;
+use boring::sha::sha256;
 use boring::ssl::{
     AlpnError, ClientHello, ErrorCode, ExtensionType, SniError, Ssl, SslAlert, SslContext,
     SslContextBuilder, SslMethod, SslRef, SslSessionCacheMode, SslSignatureAlgorithm, SslStream,
@@ -111,6 +112,8 @@ fn alert(stream: &SslStream<Transport>, refusal: Refusal) {
 pub struct Rejected {
     pub refused: Refused,
     pub tenant: Option<Arc<Tenant>>,
+    /// SHA-256 of the end-entity certificate, where one came.
+    pub leaf: Option<[u8; 32]>,
     pub stream: Option<SslStream<Transport>>,
 }
 
@@ -179,7 +182,11 @@ impl TlsServer {
         listener: &Arc<HttpsListener>,
         transport: Transport,
     ) -> Result<Accepted, Box<Rejected>> {
-        let failed = |stream, tenant, refused| Box::new(Rejected { refused, tenant, stream });
+        let failed = |stream: Option<SslStream<Transport>>, tenant, refused| {
+            let chain = stream.as_ref().map(|stream| PeerChain::of(stream.ssl()));
+            let leaf = chain.and_then(|chain| chain.leaf().map(sha256));
+            Box::new(Rejected { refused, tenant, leaf, stream })
+        };
         let memory = |_| Refused::new(Refusal::Overloaded, "no memory for a TLS session");
         let mut ssl = Ssl::new(&self.context).map_err(|e| failed(None, None, memory(e)))?;
         // SAFETY: the session is alive.
@@ -349,6 +356,10 @@ fn handshake_fault(error: &boring::ssl::Error) -> Refused {
         }
         // BoringSSL reads the end-entity's key before anyone can verify the chain. The alert is
         // its own, decode_error.
+        Some("KEY_USAGE_BIT_INCORRECT") => Refused::new(
+            Refusal::CertificateUnsupported,
+            "the end-entity certificate's key usage lacks digitalSignature",
+        ),
         Some("UNSUPPORTED_ALGORITHM") => Refused::new(
             Refusal::CertificateUnsupported,
             "the end-entity certificate's key type is not on the list",
