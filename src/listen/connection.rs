@@ -317,13 +317,13 @@ impl Connection {
 
     pub fn shut_down(&self, cut: Cut) {
         let socket = lock(&self.socket);
-        if let Some(fd) = *socket {
-            if self.mark(cut) {
-                // SAFETY: the descriptor is open: `Registered` empties `socket` under this
-                // lock before the stream that owns the descriptor closes it.
-                let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-                let _ = socket2::SockRef::from(&fd).shutdown(Shutdown::Both);
-            }
+        if let Some(fd) = *socket
+            && self.mark(cut)
+        {
+            // SAFETY: the descriptor is open: `Registered` empties `socket` under this
+            // lock before the stream that owns the descriptor closes it.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let _ = socket2::SockRef::from(&fd).shutdown(Shutdown::Both);
         }
     }
 
