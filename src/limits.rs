@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Bounds of all listeners together, unless a field says otherwise.
 ///
 /// Worst cases below are upper bounds by construction: an idle connection costs about
-/// 44 KiB (measured), and a handshake holds at most one 16 KiB ClientHello, one record and
+/// 14 KiB (measured over HTTP/1.1), and a handshake holds at most one 16 KiB ClientHello, one record and
 /// BoringSSL's cap of 100 KiB on a peer's certificate list, about 140 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -23,13 +23,13 @@ pub struct Limits {
     pub handshakes_per_address: usize,
     /// Open device connections, handshakes included.
     ///
-    /// Default 16,384; worst case about 704 MiB while idle, plus `header_bytes` for each one
+    /// Default 16,384; worst case about 224 MiB while idle, plus `header_bytes` for each one
     /// that sends a request. It also takes two file descriptors for each connection with a
     /// request at the upstream. Too large: the kernel ends the process, not the edge the peer.
     pub connections: usize,
     /// Open device connections from one address (IPv6: one /64).
     ///
-    /// Default 2,048; worst case about 88 MiB for each address. Too small: devices behind
+    /// Default 2,048; worst case about 28 MiB for each address. Too small: devices behind
     /// one carrier's NAT are refused. Too large: eight addresses can fill `connections`.
     pub connections_per_address: usize,
     /// From accepting a connection to the end of its TLS handshake, in total.
@@ -43,8 +43,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Between requests, without a byte from the peer.
     ///
-    /// Default 75 s. Too short: devices make more handshakes, each a hundred times as dear as
-    /// a request. Too long: silent peers hold their 44 KiB as long.
+    /// Default 75 s. Too short: devices make more handshakes, each ten times as dear as
+    /// a request. Too long: silent peers hold their 14 KiB as long.
     pub idle_timeout: Duration,
     /// From the end of a request's header to the end of its body, in total.
     ///

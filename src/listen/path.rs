@@ -153,7 +153,7 @@ fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
-        // `%uXXXX`, which some servers take for a character.
+        // `%u` and four digits, which some servers take for a character.
         let wide = matches!((byte, bytes.get(at + 1)), (b'%', Some(b'u' | b'U')));
         if wide
             && let [Some(a), Some(b), Some(c), Some(d)] =
