@@ -26,6 +26,9 @@ main() {
         find_missing "$mode"
         [ "${#packages[@]}" -eq 0 ] || stop "Still missing after the installation: $(list "${tools[@]}")."
     fi
+    if [ "$mode" = test ]; then
+        install_test_tools
+    fi
 }
 
 # What a mode needs, each with the Debian package that brings it. Leaves what is missing in
@@ -46,7 +49,43 @@ find_missing() {
         need nginx nginx command -v nginx
         need openssl 'openssl (the command)' command -v openssl
         need prometheus 'promtool (comes with Prometheus)' command -v promtool
+        need postgresql "PostgreSQL's server (initdb, postgres)" have_postgresql
+        need strace strace command -v strace
+        need python3-venv 'Python 3 with venv' have_venv
+        need nodejs 'Node.js' command -v node
+        need npm npm command -v npm
     fi
+}
+
+# Debian keeps the server's programs off the path.
+have_postgresql() {
+    command -v initdb >/dev/null && command -v postgres >/dev/null ||
+        any /usr/lib/postgresql/*/bin/initdb
+}
+
+have_venv() {
+    python3 -c 'import venv, ensurepip'
+}
+
+# What tests use of PyPI and npm, pinned, in the build's own folder; made anew where the
+# lists have changed.
+install_test_tools() {
+    local tools wanted
+    tools="${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}/test-tools"
+    wanted=$(cat tests/tools/requirements.txt tests/tools/package.json tests/tools/package-lock.json | sha256sum)
+    if [ "$(cat "$tools/made-of" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    printf 'Installing what tests use of PyPI and npm into %s\n' "$tools"
+    rm -rf "$tools"
+    mkdir -p "$tools"
+    python3 -m venv "$tools/python"
+    "$tools/python/bin/pip" --quiet --disable-pip-version-check install --requirement tests/tools/requirements.txt ||
+        stop 'The Python packages of tests/tools/requirements.txt cannot be installed.'
+    cp tests/tools/package.json tests/tools/package-lock.json "$tools/"
+    npm ci --prefix "$tools" --no-audit --no-fund --ignore-scripts --loglevel=error >/dev/null ||
+        stop 'The npm packages of tests/tools/package.json cannot be installed.'
+    printf '%s' "$wanted" >"$tools/made-of"
 }
 
 need() {
@@ -146,12 +185,12 @@ install_as_root() {
     apt-get -qq -o DPkg::Lock::Timeout=300 update 9>&- </dev/null || true
     apt-get -qq -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "$@" 9>&- </dev/null
 
-    # Tests start nginx themselves and need only promtool of Prometheus: neither is to run at
-    # the next boot because of us.
+    # Tests start nginx and PostgreSQL themselves and need only promtool of Prometheus: none is
+    # to run at the next boot because of us.
     local package
     for package in "$@"; do
         case "$package" in
-        nginx | prometheus) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        nginx | prometheus | postgresql) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }

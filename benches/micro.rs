@@ -12,6 +12,7 @@ use std::fs;
 use std::hint::black_box;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use portcullis::clock::Clock;
@@ -20,11 +21,10 @@ use portcullis::metrics::Metrics;
 use portcullis::names::{DeviceId, ServerName, TenantId};
 use portcullis::tenant::{TenantDirectory, TenantEntry};
 use portcullis::token::{
-    Algorithm, ResponseType, SigningKeys, TokenRequest, TokenService, TokenSettings,
+    Algorithm, KeyRing, KeySecret, ResponseType, RotationSettings, SigningKeys, TokenRequest,
+    TokenService, TokenSettings, check_bearer,
 };
-use portcullis::trust::{
-    Anchor, StaleCrl, TrustMaterial, TrustStore, Verdict, VerdictCache, VerifiedChain,
-};
+use portcullis::trust::{Anchor, TrustMaterial, TrustStore, Verdict, VerdictCache, VerifiedChain};
 use portcullis::upstream::{Dialect, ForwardSettings};
 use tempfile::TempDir;
 
@@ -43,10 +43,8 @@ fn fleet() -> Fleet {
     let issuing = Template::ca("Issuing").signed_by(&root);
     let device = Template::device("device-1").signed_by(&issuing);
     let material = TrustMaterial {
-        anchors: vec![Anchor { der: root.der, auto_registration: true }],
-        intermediates: Vec::new(),
-        crls: Vec::new(),
-        stale_crl: StaleCrl::Refuse,
+        anchors: vec![Anchor { der: root.der, auto_registration: true, ..Anchor::default() }],
+        ..TrustMaterial::default()
     };
     let store = TrustStore::build(material).ok().unwrap();
     Fleet { store, issuing, device }
@@ -130,6 +128,7 @@ fn token_answer(c: &mut Criterion) {
         algorithm: Algorithm::Es256,
         bind_certificate: false,
         response_type: ResponseType::Vendor,
+        oauth_issuer: None,
     };
     let (tenant, service) =
         (TenantId::parse("acme").unwrap(), TokenService::new(1_000, Clock::manual(NOW)));
@@ -157,6 +156,43 @@ fn token_answer(c: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
+    let bearer = ask(&device).unwrap();
+    let bearer = bearer.token.jwt();
+    group.bench_function("check of a bearer, ES256", |b| {
+        b.iter(|| check_bearer(black_box(bearer), &keys, &settings, &tenant, None, NOW));
+    });
+    group.bench_function("check of a foreign bearer", |b| {
+        let (_, rest) = bearer.split_once('.').unwrap();
+        // {"alg":"RS256","kid":"platform"}
+        let foreign = format!("eyJhbGciOiJSUzI1NiIsImtpZCI6InBsYXRmb3JtIn0.{rest}");
+        b.iter(|| check_bearer(black_box(&foreign), &keys, &settings, &tenant, None, NOW));
+    });
+    group.finish();
+}
+
+/// What each change of the registry's signing keys costs a node once.
+fn key_ring(c: &mut Criterion) {
+    let secret = KeySecret::from_bytes(b"0123456789abcdef0123456789abcdef").unwrap();
+    let settings = |algorithm| RotationSettings {
+        every: Duration::from_secs(30 * 86_400),
+        publish_for: Duration::from_secs(600),
+        algorithms: vec![algorithm],
+        retain: Duration::from_secs(31 * 86_400),
+    };
+    let mut group = c.benchmark_group("key ring");
+    for algorithm in [Algorithm::Es256, Algorithm::Rs256] {
+        let mut rows = Vec::new();
+        for n in 0..3 {
+            let (ring, _) = KeyRing::build(&rows, &secret, settings(algorithm));
+            rows.push(ring.rotate_now(algorithm, NOW + n).unwrap().row);
+        }
+        group.bench_function(BenchmarkId::new("of three keys", algorithm.name()), |b| {
+            b.iter(|| {
+                let (ring, _) = KeyRing::build(black_box(&rows), &secret, settings(algorithm));
+                ring.signing_keys(NOW)
+            });
+        });
+    }
     group.finish();
 }
 
@@ -231,5 +267,5 @@ fn many_tenants(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, chain_validation, header_building, token_answer, many_tenants);
+criterion_group!(benches, chain_validation, header_building, token_answer, key_ring, many_tenants);
 criterion_main!(benches);

@@ -5,14 +5,20 @@
 
 use std::sync::Arc;
 
+use boring::sha::sha256;
+
 use crate::clock::Clock;
 use crate::metrics::{Metrics, TokenResult};
 use crate::names::DeviceId;
 use crate::refusal::{Refusal, Refused};
-use crate::registry::{DeviceStatus, Devices};
-use crate::tenant::{ClientCertificateMode, Tenant};
-use crate::token::{Issued, TokenRequest, TokenService};
-use crate::trust::{Verdict, VerdictCache, VerifiedChain};
+use crate::registry::{DeviceStatus, PinOwner, Registry};
+use crate::tenant::{
+    Candidates, ClientCertificateMode, ForeignBearers, Tenant, TenantDirectory, TenantEntry,
+};
+use crate::token::{
+    Bearer, Issued, IssuedAccess, TokenFault, TokenRequest, TokenService, check_bearer,
+};
+use crate::trust::{Verdict, VerdictCache, VerifiedChain, issuers};
 
 /// Who is at the other end, as far as the handshake could tell.
 #[derive(Clone)]
@@ -22,7 +28,7 @@ pub enum ClientIdentity {
     /// The leaf's own checks have passed; its issuer is not among what the device sent. A
     /// request may complete the chain; until then nothing is forwarded.
     Undecided,
-    /// The chain leads to an anchor of the tenant.
+    /// The chain leads to an anchor of the tenant, or its end-entity is pinned to a device.
     Verified(Arc<VerifiedChain>),
 }
 
@@ -36,13 +42,21 @@ impl AuthenticatedDevice {
     pub fn id(&self) -> &DeviceId {
         self.chain.device()
     }
+
+    /// SHA-256 of the end-entity certificate.
+    pub fn leaf_sha256(&self) -> &[u8; 32] {
+        self.chain.leaf_sha256()
+    }
 }
+
+/// A tenant that a chain has named, and the verdict on the chain there.
+pub type Resolved = (Arc<Tenant>, Verdict);
 
 /// Asks the trust store, the registry and the token service.
 pub struct Gate {
     clock: Clock,
     verdicts: VerdictCache,
-    devices: Arc<Devices>,
+    registry: Arc<Registry>,
     tokens: TokenService,
 }
 
@@ -50,13 +64,15 @@ pub struct Gate {
 /// worker may be held up for and belong on the blocking pool.
 const INLINE_CERTIFICATES: usize = 4;
 const INLINE_BYTES: usize = 8 * 1024;
+/// Tenants that a chain without SNI is tried at where it is met.
+const INLINE_CANDIDATES: usize = 2;
 
 impl Gate {
     /// `verdicts`, `tokens`: how many entries the caches hold.
     pub fn new(
         clock: Clock,
         metrics: Arc<Metrics>,
-        devices: Arc<Devices>,
+        registry: Arc<Registry>,
         verdicts: u64,
         tokens: u64,
     ) -> Gate {
@@ -64,7 +80,7 @@ impl Gate {
             verdicts: VerdictCache::new(verdicts, clock.clone(), metrics),
             tokens: TokenService::new(tokens, clock.clone()),
             clock,
-            devices,
+            registry,
         }
     }
 
@@ -72,8 +88,8 @@ impl Gate {
         &self.clock
     }
 
-    pub fn devices(&self) -> &Arc<Devices> {
-        &self.devices
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// The verdict on a chain, if it is cached or cheap enough to be found here and now.
@@ -84,6 +100,9 @@ impl Gate {
         chain: &[&[u8]],
         extra: &[&[u8]],
     ) -> Option<Verdict> {
+        if let Some(verdict) = self.pin_verdict(tenant, chain) {
+            return Some(verdict);
+        }
         let key = VerdictCache::key(&tenant.id, tenant.trust.epoch(), chain, extra);
         if let Some(verdict) = self.verdicts.get(&key) {
             return Some(verdict);
@@ -100,6 +119,9 @@ impl Gate {
 
     /// The verdict on a chain. May take the verifier's whole budget of time.
     pub fn verdict(&self, tenant: &Tenant, chain: &[&[u8]], extra: &[&[u8]]) -> Verdict {
+        if let Some(verdict) = self.pin_verdict(tenant, chain) {
+            return verdict;
+        }
         let key = VerdictCache::key(&tenant.id, tenant.trust.epoch(), chain, extra);
         if let Some(verdict) = self.verdicts.get(&key) {
             return verdict;
@@ -107,6 +129,114 @@ impl Gate {
         let verdict = tenant.trust.verify(chain, extra, self.clock.now());
         self.verdicts.insert(key, &verdict);
         verdict
+    }
+
+    /// The verdict where the end-entity certificate is pinned to a device of the tenant: a pin
+    /// counts before any anchor. Never remembered, so that a pin that is taken back is gone.
+    fn pin_verdict(&self, tenant: &Tenant, chain: &[&[u8]]) -> Option<Verdict> {
+        if !self.registry.has_pins() {
+            return None;
+        }
+        let leaf = chain.first()?;
+        let device = self.registry.pinned(&tenant.id, &sha256(leaf))?;
+        Some(tenant.trust.verify_pinned(leaf, &device, self.clock.now()))
+    }
+
+    /// [`Gate::resolve`], if that is cheap enough to be done here and now.
+    pub fn quick_resolve(
+        &self,
+        directory: &TenantDirectory,
+        chain: &[&[u8]],
+    ) -> Option<Result<Resolved, Refused>> {
+        let mut tried = 0;
+        self.resolve_by(directory, chain, |tenant| {
+            tried += 1;
+            if tried <= INLINE_CANDIDATES { self.quick_verdict(tenant, chain, &[]) } else { None }
+        })
+    }
+
+    /// Which tenant a device without SNI belongs to, and the verdict on its chain there. Only
+    /// two things decide: a pin that no other tenant has, and anchors that name their tenant
+    /// (their key's possession is proved). A chain that could belong to several tenants belongs
+    /// to none: one tenant could else capture another's devices by uploading its public CA.
+    ///
+    /// May take the verifier's whole budget for each candidate.
+    ///
+    /// # Errors
+    /// `TenantAmbiguous`, or why the chain leads to no tenant.
+    pub fn resolve(
+        &self,
+        directory: &TenantDirectory,
+        chain: &[&[u8]],
+    ) -> Result<Resolved, Refused> {
+        let resolved =
+            self.resolve_by(directory, chain, |tenant| Some(self.verdict(tenant, chain, &[])));
+        resolved.unwrap_or_else(|| Err(Refused::new(Refusal::Overloaded, "no verdict")))
+    }
+
+    /// `None` as soon as `verdict` gives none.
+    fn resolve_by(
+        &self,
+        directory: &TenantDirectory,
+        chain: &[&[u8]],
+        mut verdict: impl FnMut(&Arc<Tenant>) -> Option<Verdict>,
+    ) -> Option<Result<Resolved, Refused>> {
+        let ambiguous = |reason| Some(Err(Refused::new(Refusal::TenantAmbiguous, reason)));
+        let Some(leaf) = chain.first() else {
+            return Some(Err(Refused::new(
+                Refusal::CertificateMissing,
+                "without SNI the client certificate names the tenant",
+            )));
+        };
+        match self.registry.pin_owner(&sha256(leaf)) {
+            PinOwner::Nobody => {}
+            PinOwner::Several => {
+                return ambiguous("no SNI, and several tenants have pinned the certificate");
+            }
+            PinOwner::One(id, _) => {
+                let Some(TenantEntry::Serviceable(tenant)) = directory.by_id(&id) else {
+                    return Some(Err(Refused::new(
+                        Refusal::TenantUnavailable,
+                        "the tenant that has pinned the certificate is not served",
+                    )));
+                };
+                return Some(Ok((tenant.clone(), verdict(tenant)?)));
+            }
+        }
+        let names = issuers(chain);
+        let candidates = match directory.candidates(names.iter().map(Vec::as_slice)) {
+            Candidates::Few(candidates) => candidates,
+            Candidates::TooMany => {
+                return ambiguous(
+                    "no SNI, and too many tenants have anchors of the issuers' names",
+                );
+            }
+        };
+        let mut found = None;
+        let mut refused = None;
+        for tenant in candidates {
+            match verdict(&tenant)? {
+                Verdict::Verified(path) if names_tenant(&tenant, &path) => {
+                    if found.is_some() {
+                        return ambiguous(
+                            "no SNI, and the chain leads to anchors of several tenants",
+                        );
+                    }
+                    found = Some((tenant, Verdict::Verified(path)));
+                }
+                Verdict::Verified(_) | Verdict::Undecided(_) => {}
+                // Why the one tenant that knows the issuer refuses says more than that no
+                // tenant takes the chain.
+                Verdict::Refused(reason) => refused = Some((tenant, Verdict::Refused(reason))),
+            }
+        }
+        Some(found.or(refused).ok_or_else(|| {
+            Refused::new(
+                Refusal::IssuerUnknown,
+                "no SNI, and the chain leads to no anchor that names its tenant (upload it and \
+                 prove possession of its key, or have the device send SNI)",
+            )
+        }))
     }
 
     /// What a verdict means at this tenant. `verdict`: `None` where a certificate was asked
@@ -138,8 +268,9 @@ impl Gate {
     /// Asks the registry: the device is known and active, or its anchor registers it now.
     ///
     /// # Errors
-    /// `DeviceBlocked`, `DeviceUnknown`, `RegistryUnavailable`, or `CertificateExpired` where
-    /// the chain has outlived its validity on this connection.
+    /// `DeviceBlocked`, `DeviceUnknown`, `RegistryUnavailable`, `IssuerUnknown` where a pin was
+    /// taken back, or `CertificateExpired` where the chain has outlived its validity on this
+    /// connection.
     pub async fn authenticate(
         &self,
         tenant: &Tenant,
@@ -151,7 +282,17 @@ impl Gate {
                 "the chain's validity ended while the connection was open",
             ));
         }
-        let status = match self.devices.status(&tenant.id, chain.device()) {
+        self.check_fresh()?;
+        if chain.anchor().is_none() {
+            let holder = self.registry.pinned(&tenant.id, chain.leaf_sha256());
+            if holder.as_ref() != Some(chain.device()) {
+                return Err(Refused::new(
+                    Refusal::IssuerUnknown,
+                    "the certificate is no longer pinned to the device",
+                ));
+            }
+        }
+        let status = match self.registry.status(&tenant.id, chain.device()) {
             Some(status) => status,
             None if chain.auto_registration() => self.register(tenant, chain).await?,
             None => {
@@ -164,9 +305,63 @@ impl Gate {
         match status {
             DeviceStatus::Active => Ok(AuthenticatedDevice { chain: chain.clone() }),
             DeviceStatus::Blocked => {
+                self.tokens.forget(&tenant.id, chain.device());
                 Err(Refused::new(Refusal::DeviceBlocked, "the device is blocked in the registry"))
             }
         }
+    }
+
+    /// Whether a bearer token may go on to the platform: one of the edge's own only if it holds
+    /// and its device is known and not blocked; another's by the tenant's rule. `leaf_sha256`:
+    /// of the connection's verified client certificate.
+    ///
+    /// # Errors
+    /// `TokenRefused`, `DeviceBlocked`, `RegistryUnavailable`.
+    pub fn check_bearer(
+        &self,
+        tenant: &Tenant,
+        token: &str,
+        leaf_sha256: Option<&[u8; 32]>,
+    ) -> Result<(), Refused> {
+        let refuse = |reason| Err(Refused::new(Refusal::TokenRefused, reason));
+        let Some(settings) = &tenant.tokens else { return self.foreign(tenant) };
+        let now = self.clock.now();
+        match check_bearer(token, &tenant.keys, settings, &tenant.id, leaf_sha256, now) {
+            Bearer::Foreign => self.foreign(tenant),
+            Bearer::Refused(reason) => Err(Refused::new(Refusal::TokenRefused, reason)),
+            Bearer::Ours(bearer) => {
+                self.check_fresh()?;
+                match self.registry.status(&tenant.id, bearer.device()) {
+                    Some(DeviceStatus::Active) => Ok(()),
+                    Some(DeviceStatus::Blocked) => Err(Refused::new(
+                        Refusal::DeviceBlocked,
+                        "the bearer token is of a device that is blocked in the registry",
+                    )),
+                    None => refuse("the bearer token is of a device that is no longer registered"),
+                }
+            }
+        }
+    }
+
+    fn foreign(&self, tenant: &Tenant) -> Result<(), Refused> {
+        match tenant.bearers.foreign {
+            ForeignBearers::Pass => Ok(()),
+            ForeignBearers::Refuse => Err(Refused::new(
+                Refusal::TokenRefused,
+                "the bearer token is not of the edge's own (bearers.foreign: refuse)",
+            )),
+        }
+    }
+
+    fn check_fresh(&self) -> Result<(), Refused> {
+        if self.registry.fresh() {
+            return Ok(());
+        }
+        Err(Refused::new(
+            Refusal::RegistryUnavailable,
+            "the registry has not been read for registry.max_staleness: what is known of devices \
+             may no longer hold",
+        ))
     }
 
     /// The device's current token, or a new one by the half-life rule.
@@ -174,25 +369,25 @@ impl Gate {
     /// # Errors
     /// `TenantUnavailable` where signing fails.
     pub fn token(&self, tenant: &Tenant, device: &AuthenticatedDevice) -> Result<Issued, Refused> {
-        let Some(settings) = &tenant.tokens else {
-            return Err(Refused::new(Refusal::TenantUnavailable, "tokens are off for this tenant"));
-        };
-        let issued = self.tokens.token(&TokenRequest {
-            tenant: &tenant.id,
-            device: device.id(),
-            leaf_sha256: device.chain.leaf_sha256(),
-            epoch: tenant.trust.epoch(),
-            settings,
-            keys: &tenant.keys,
-        });
-        match issued {
-            Ok(issued) => {
-                let result = if issued.fresh { TokenResult::Issued } else { TokenResult::Reissued };
-                tenant.metrics.token(result);
-                Ok(issued)
-            }
-            Err(fault) => Err(Refused::new(Refusal::TenantUnavailable, fault.to_string())),
-        }
+        let issued = self.tokens.token(&token_request(tenant, device)?);
+        let issued = issued.map_err(signing_failed)?;
+        tenant.metrics.token(result(issued.fresh));
+        Ok(issued)
+    }
+
+    /// The same as an OAuth 2.0 access token, bound to the device's certificate (RFC 8705).
+    ///
+    /// # Errors
+    /// As [`Gate::token`].
+    pub fn access_token(
+        &self,
+        tenant: &Tenant,
+        device: &AuthenticatedDevice,
+    ) -> Result<IssuedAccess, Refused> {
+        let issued = self.tokens.access_token(&token_request(tenant, device)?);
+        let issued = issued.map_err(signing_failed)?;
+        tenant.metrics.token(result(issued.fresh));
+        Ok(issued)
     }
 
     async fn register(
@@ -200,19 +395,53 @@ impl Gate {
         tenant: &Tenant,
         chain: &Arc<VerifiedChain>,
     ) -> Result<DeviceStatus, Refused> {
-        let anchor = tenant.trust.anchors().get(chain.anchor()).ok_or_else(|| {
+        let anchor = chain.anchor().and_then(|index| tenant.trust.anchors().get(index));
+        let anchor = anchor.ok_or_else(|| {
             Refused::new(Refusal::IssuerUnknown, "the anchor has left the trust store")
         })?;
         let registered = self
-            .devices
+            .registry
             .register(&tenant.id, chain.device(), chain.leaf_sha256(), &anchor.sha256)
             .await;
         match registered {
-            Ok(status) => {
-                tenant.metrics.device_registered();
-                Ok(status)
+            Ok(registered) => {
+                if registered.created {
+                    tenant.metrics.device_registered();
+                }
+                Ok(registered.status)
             }
             Err(error) => Err(Refused::new(Refusal::RegistryUnavailable, error.to_string())),
         }
     }
+}
+
+/// Whether the path's anchor decides which tenant a chain without SNI belongs to.
+fn names_tenant(tenant: &Tenant, chain: &VerifiedChain) -> bool {
+    let anchor = chain.anchor().and_then(|index| tenant.trust.anchors().get(index));
+    anchor.is_some_and(|anchor| anchor.names_tenant)
+}
+
+fn token_request<'a>(
+    tenant: &'a Tenant,
+    device: &'a AuthenticatedDevice,
+) -> Result<TokenRequest<'a>, Refused> {
+    let settings = tenant.tokens.as_ref().ok_or_else(|| {
+        Refused::new(Refusal::TenantUnavailable, "tokens are off for this tenant")
+    })?;
+    Ok(TokenRequest {
+        tenant: &tenant.id,
+        device: device.id(),
+        leaf_sha256: device.chain.leaf_sha256(),
+        epoch: tenant.trust.epoch(),
+        settings,
+        keys: &tenant.keys,
+    })
+}
+
+fn signing_failed(fault: TokenFault) -> Refused {
+    Refused::new(Refusal::TenantUnavailable, fault.to_string())
+}
+
+fn result(fresh: bool) -> TokenResult {
+    if fresh { TokenResult::Issued } else { TokenResult::Reissued }
 }

@@ -109,6 +109,7 @@ pub struct Metrics {
     pub tenants_refused: IntGauge,
     pub registry_up: IntGauge,
     certificate_expiry: IntGaugeVec,
+    admin_requests: IntCounterVec,
 }
 
 impl Metrics {
@@ -237,6 +238,11 @@ impl Metrics {
                 "End of validity of server certificates and trust anchors, soonest first.",
                 &["kind", "fingerprint"],
             )?,
+            admin_requests: make.counters(
+                "portcullis_admin_requests_total",
+                "Requests of the admin port, by the path's name and class of the answer's status.",
+                &["route", "status"],
+            )?,
             max_tenant_series: AtomicUsize::new(DEFAULT_TENANT_SERIES),
             tenants_seen: Mutex::default(),
             registry,
@@ -263,6 +269,12 @@ impl Metrics {
 
     pub fn request_done(&self, by: Answered, seconds: f64) {
         self.request_duration[by as usize].observe(seconds);
+    }
+
+    /// Counts a request of the admin port. `route`: a name of ours, never the path as sent.
+    pub fn admin_request(&self, route: &'static str, status: u16) {
+        let class = STATUS_CLASSES.get(status_class(status)).copied().unwrap_or("5xx");
+        self.admin_requests.with_label_values(&[route, class]).inc();
     }
 
     /// Counters of one upstream pool; resolve once and keep.

@@ -26,12 +26,16 @@ pub enum Refusal {
     CertificateUnsupported,
     /// The SNI names no tenant, is malformed, or is absent without a default tenant.
     ServerNameUnknown,
+    /// No SNI, and the client certificate could belong to several tenants.
+    TenantAmbiguous,
     /// The authority of a request belongs to another tenant, or to none.
     Misdirected,
     /// The device is not registered and its anchor does not register devices by itself.
     DeviceUnknown,
     /// The device is registered and blocked.
     DeviceBlocked,
+    /// A bearer token that does not hold, or that the tenant does not take.
+    TokenRefused,
     /// The tenant's trust store could not be loaded.
     TenantUnavailable,
     /// Too many attempts.
@@ -40,6 +44,8 @@ pub enum Refusal {
     Overloaded,
     /// The device registry does not answer.
     RegistryUnavailable,
+    /// The platform, asked for a device's token, does not give one.
+    PlatformRefused,
     /// No server of the upstream pool answers.
     UpstreamUnavailable,
     /// A server of the upstream pool did not answer in time.
@@ -54,7 +60,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, so that metrics exist before the first one happens.
-    pub const ALL: [Refusal; 21] = [
+    pub const ALL: [Refusal; 24] = [
         Refusal::CertificateMissing,
         Refusal::CertificateExpired,
         Refusal::CertificateRevoked,
@@ -64,13 +70,16 @@ impl Refusal {
         Refusal::CertificateMalformed,
         Refusal::CertificateUnsupported,
         Refusal::ServerNameUnknown,
+        Refusal::TenantAmbiguous,
         Refusal::Misdirected,
         Refusal::DeviceUnknown,
         Refusal::DeviceBlocked,
+        Refusal::TokenRefused,
         Refusal::TenantUnavailable,
         Refusal::RateLimited,
         Refusal::Overloaded,
         Refusal::RegistryUnavailable,
+        Refusal::PlatformRefused,
         Refusal::UpstreamUnavailable,
         Refusal::UpstreamTimeout,
         Refusal::ProtocolError,
@@ -90,13 +99,16 @@ impl Refusal {
             Refusal::CertificateMalformed => "certificate_malformed",
             Refusal::CertificateUnsupported => "certificate_unsupported",
             Refusal::ServerNameUnknown => "server_name_unknown",
+            Refusal::TenantAmbiguous => "tenant_ambiguous",
             Refusal::Misdirected => "misdirected",
             Refusal::DeviceUnknown => "device_unknown",
             Refusal::DeviceBlocked => "device_blocked",
+            Refusal::TokenRefused => "token_refused",
             Refusal::TenantUnavailable => "tenant_unavailable",
             Refusal::RateLimited => "rate_limited",
             Refusal::Overloaded => "overloaded",
             Refusal::RegistryUnavailable => "registry_unavailable",
+            Refusal::PlatformRefused => "platform_refused",
             Refusal::UpstreamUnavailable => "upstream_unavailable",
             Refusal::UpstreamTimeout => "upstream_timeout",
             Refusal::ProtocolError => "protocol_error",
@@ -116,7 +128,8 @@ impl Refusal {
             Refusal::IssuerUnknown | Refusal::ChainIncomplete => 48,
             Refusal::CertificateMalformed => 42,
             Refusal::CertificateUnsupported => 43,
-            Refusal::ServerNameUnknown => 112,
+            // The device can help itself by sending SNI.
+            Refusal::ServerNameUnknown | Refusal::TenantAmbiguous => 112,
             Refusal::DeviceUnknown | Refusal::DeviceBlocked => 49,
             Refusal::ProtocolError => 47,
             _ => 80,
@@ -130,13 +143,14 @@ impl Refusal {
             | Refusal::CertificateExpired
             | Refusal::CertificateRevoked
             | Refusal::RevocationUnknown
-            | Refusal::ChainIncomplete => 401,
+            | Refusal::ChainIncomplete
+            | Refusal::TokenRefused => 401,
             Refusal::IssuerUnknown => 422,
             Refusal::CertificateMalformed
             | Refusal::CertificateUnsupported
             | Refusal::ProtocolError => 400,
-            Refusal::ServerNameUnknown | Refusal::Misdirected => 421,
-            Refusal::DeviceUnknown | Refusal::DeviceBlocked => 403,
+            Refusal::ServerNameUnknown | Refusal::TenantAmbiguous | Refusal::Misdirected => 421,
+            Refusal::DeviceUnknown | Refusal::DeviceBlocked | Refusal::PlatformRefused => 403,
             Refusal::RateLimited => 429,
             Refusal::TenantUnavailable | Refusal::Overloaded | Refusal::RegistryUnavailable => 503,
             Refusal::UpstreamUnavailable => 502,
@@ -172,13 +186,16 @@ impl Refusal {
                 "The client certificate does not meet the requirements of this platform."
             }
             Refusal::ServerNameUnknown => "This server name is not served here.",
+            Refusal::TenantAmbiguous => "The client must send a server name (SNI).",
             Refusal::Misdirected => "This connection does not serve the requested host.",
             Refusal::DeviceUnknown => "The device is not registered for certificates.",
             Refusal::DeviceBlocked => "The device is blocked.",
+            Refusal::TokenRefused => "The access token is not valid.",
             Refusal::TenantUnavailable => "This tenant cannot be served now.",
             Refusal::RateLimited => "Too many requests.",
             Refusal::Overloaded => "The server is at its limit.",
             Refusal::RegistryUnavailable => "The device registry is not available.",
+            Refusal::PlatformRefused => "The platform issues no token for this device.",
             Refusal::UpstreamUnavailable => "The platform cannot be reached.",
             Refusal::UpstreamTimeout => "The platform did not answer in time.",
             Refusal::ProtocolError => "The request is malformed.",

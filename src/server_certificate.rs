@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "boring does not make X.509 credentials")]
 
+use std::fmt;
+
 use boring::hash::MessageDigest;
 use boring::pkey::{Id, PKey, Private};
 use boring::ssl::SslCredential;
@@ -18,6 +20,23 @@ pub struct ServerCertificate {
     key_kind: KeyKind,
     sha256: [u8; 32],
     not_after: UnixSeconds,
+}
+
+/// By certificate: whoever has two keys for one certificate has two certificates.
+impl PartialEq for ServerCertificate {
+    fn eq(&self, other: &ServerCertificate) -> bool {
+        self.sha256 == other.sha256
+    }
+}
+
+impl Eq for ServerCertificate {}
+
+impl fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerCertificate")
+            .field("key_kind", &self.key_kind)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A tenant may hold one server certificate of each kind; the client's signature algorithms

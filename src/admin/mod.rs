@@ -1,114 +1,155 @@
-//! The operators' port: metrics, health and readiness. Never reachable through a listener
-//! of devices.
+//! The operators' port: the admin API, and metrics, health and readiness. Never reachable
+//! through a listener of devices.
+//!
+//! A request passes [`host`] (under which name was it sent, by whose page), [`auth`] (who
+//! sends it, and how often) and, in [`ask`], the bounds of its principal: a viewer changes
+//! nothing, and a credential that is bound to a tenant finds no other. What it may change goes
+//! through [`crate::registry::Registry::apply`], which writes the audit trail in the same
+//! transaction. Paths and bodies are those of the platform where it has the like; everything
+//! is described in `openapi.json`, which the API serves.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
+mod ask;
+mod audit;
+mod auth;
+mod body;
+mod bulk;
+mod certificates;
+mod connection;
+mod crl;
+mod csv;
+mod devices;
+mod error;
+mod host;
+mod keys;
+mod options;
+mod places;
+mod possession;
+mod probes;
+mod routes;
+mod tenants;
+#[cfg(test)]
+mod tests;
+mod text;
+mod tls;
+mod trusted;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use boring::error::ErrorStack;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
+use self::auth::Authenticator;
+use self::error::ApiError;
+use self::places::Places;
+use self::tls::Tls;
+use crate::admin_settings::AdminSettings;
 use crate::listen::Edge;
+use crate::server_certificate::ServerCertificateFault;
 
-/// A scrape, a probe and a few curious people.
-const CONNECTIONS: usize = 64;
-/// From connecting to the end of a request's header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// One connection in total: a scraper reconnects.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// Prometheus' text format.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub use self::keys::{KeyControl, KeyControlFault, KeyInfo};
 
-/// Serves the admin port until the process ends.
-pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let (tcp, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::error!(target: "portcullis::admin", %error, "accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+/// Bulk registrations at one time.
+const UPLOADS: usize = 4;
+/// Pieces of work at one time that would hold up a thread which serves others: parsing and
+/// checking many certificates, writing a CRL.
+const WORKS: usize = 4;
+/// Newcomers that wait where every connection is being answered, and how often they look.
+const WAITING: usize = 64;
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS: usize = 40;
+
+/// What every request of the port shares.
+pub struct Admin {
+    edge: Arc<Edge>,
+    keys: Arc<dyn KeyControl>,
+    auth: Authenticator,
+    hosts: Vec<String>,
+    tls: Option<Arc<Tls>>,
+    uploads: Semaphore,
+    works: Semaphore,
+}
+
+/// The port, ready to be served.
+pub struct AdminPort(Arc<Admin>);
+
+/// Why the port cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminFault {
+    #[error("admin.tls.certificate: {0}")]
+    Certificate(#[from] ServerCertificateFault),
+    #[error("admin.tls.client_ca: the file holds no PEM certificate")]
+    ClientCa,
+    #[error("admin.tls cannot be set up")]
+    Tls(#[from] ErrorStack),
+}
+
+impl AdminPort {
+    /// # Errors
+    /// Where TLS cannot be set up.
+    pub fn new(
+        settings: AdminSettings,
+        edge: Arc<Edge>,
+        keys: Arc<dyn KeyControl>,
+    ) -> Result<AdminPort, AdminFault> {
+        let tls = settings.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
+        let clock = edge.gate.clock().clone();
+        Ok(AdminPort(Arc::new(Admin {
+            auth: Authenticator::new(settings.credentials, clock),
+            hosts: settings.hosts,
+            tls,
+            edge,
+            keys,
+            uploads: Semaphore::new(UPLOADS),
+            works: Semaphore::new(WORKS),
+        })))
+    }
+
+    /// Serves until the process ends.
+    pub async fn serve(self, listener: TcpListener) {
+        let AdminPort(admin) = self;
+        let router = routes::router(admin.clone());
+        let places = Arc::new(Places::default());
+        let waiting = Arc::new(Semaphore::new(WAITING));
+        loop {
+            let (tcp, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::error!(target: "portcullis::admin", %error, "accept failed");
+                    sleep(LOOK).await;
+                    continue;
+                }
+            };
+            let (router, tls) = (router.clone(), admin.tls.clone());
+            if let Some(place) = places.enter(peer.ip()) {
+                tokio::spawn(connection::serve(tcp, peer, tls, router, place));
                 continue;
             }
-        };
-        // A full port turns the newcomer away rather than make it wait.
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let edge = edge.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(&edge, &request);
-                log(peer, &request, response.status());
-                async move { Ok::<_, Infallible>(response) }
+            let Ok(turn) = waiting.clone().try_acquire_owned() else { continue };
+            let places = places.clone();
+            tokio::spawn(async move {
+                for _ in 0..LOOKS {
+                    sleep(LOOK).await;
+                    if let Some(place) = places.enter(peer.ip()) {
+                        drop(turn);
+                        return connection::serve(tcp, peer, tls, router, place).await;
+                    }
+                }
             });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(tcp), service);
-            // A scraper that goes away early is no event.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-            drop(place);
-        });
-    }
-}
-
-fn answer(edge: &Edge, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n".into());
-    }
-    match request.uri().path() {
-        "/metrics" => {
-            edge.metrics.registry_up.set(edge.gate.devices().healthy().into());
-            let mut response = text(StatusCode::OK, edge.metrics.render().into());
-            let kind = http::HeaderValue::from_static(METRICS_TYPE);
-            response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-            response
         }
-        "/healthz" => text(StatusCode::OK, "ok\n".into()),
-        "/readyz" => match unready(edge) {
-            None => text(StatusCode::OK, "ready\n".into()),
-            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n").into()),
-        },
-        _ => text(StatusCode::NOT_FOUND, "/metrics, /healthz and /readyz are here\n".into()),
     }
 }
 
-/// Why no traffic should be sent here.
-fn unready(edge: &Edge) -> Option<&'static str> {
-    if edge.draining() {
-        return Some("draining");
+impl Admin {
+    /// Does what takes long away from the threads that serve.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let failed = || ApiError::internal("The request could not be worked on.");
+        let _place = self.works.acquire().await.map_err(|_| failed())?;
+        tokio::task::spawn_blocking(work).await.map_err(|_| failed())
     }
-    if edge.generation().directory.serviceable().next().is_none() {
-        return Some("no tenant can be served; `portcullis check` lists the faults");
-    }
-    if !edge.gate.devices().healthy() {
-        return Some("the device registry does not answer");
-    }
-    None
-}
-
-fn text(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-    response
-}
-
-fn log(peer: SocketAddr, request: &Request<Incoming>, status: StatusCode) {
-    tracing::debug!(
-        target: "portcullis::admin",
-        %peer,
-        path = ?request.uri().path(),
-        status = status.as_u16(),
-        "admin request"
-    );
 }

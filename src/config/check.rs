@@ -3,16 +3,20 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Duration;
 
 use super::decode::nearest;
 use super::fault::{Fault, Located, Place, Source, printable, quoted};
 use super::load::Loaded;
 use super::tenant_model::TenantModel;
-use super::token_model::KeyModel;
+use super::token_model::{KeyModel, RotationModel};
 use crate::names::{ServerName, ServerPattern, TenantId};
+use crate::token::{MAX_LIFESPAN, ROTATION_SLACK, RotationSettings};
 
 pub fn cross_references(loaded: &Loaded, faults: &mut Vec<Fault>) {
     listeners(loaded, faults);
+    rotation_times(loaded, faults);
+    admin_tenants(loaded, faults);
     if let Some(keys) = loaded.edge.tokens.as_ref().and_then(|tokens| tokens.signing_keys.as_ref())
     {
         key_ids(&loaded.source, keys, faults);
@@ -44,6 +48,15 @@ pub fn tokens_enabled(loaded: &Loaded, tenant: &TenantModel) -> bool {
         Some(tokens) => tokens.enabled.unwrap_or(true),
         None => loaded.edge.tokens.is_some(),
     }
+}
+
+/// Whether a tenant's tokens are signed with keys of its own, not the edge's.
+pub fn has_own_keys(tenant: &TenantModel) -> bool {
+    tenant.tokens.as_ref().is_some_and(|tokens| tokens.signing_keys.is_some())
+}
+
+pub fn rotation(loaded: &Loaded) -> Option<&RotationModel> {
+    loaded.edge.tokens.as_ref()?.rotation.as_ref()
 }
 
 /// Names that are given once, and where.
@@ -88,11 +101,60 @@ fn listeners(loaded: &Loaded, faults: &mut Vec<Fault>) {
             let message = format!("two listeners bind {}", bind.value);
             faults.push(Fault::at(source, bind.at, message).help(format!("see line {line}")));
         }
+        if let Some(certificate) = &listener.tenant_by_certificate {
+            let at = certificate.chain.at;
+            if listener.default_tenant.is_some() {
+                let message = "clients without SNI have two ways to a tenant";
+                let help = "write `default_tenant` or `tenant_by_certificate`";
+                faults.push(Fault::at(source, at, message).help(help));
+            }
+            if !listener.client_certificates {
+                let message = "`tenant_by_certificate` on a listener that asks for no certificate";
+                let help = "leave `client_certificates: false` out";
+                faults.push(Fault::at(source, at, message).help(help));
+            }
+        }
         let Some(default) = &listener.default_tenant else { continue };
         let ids = || loaded.tenants.iter().map(|(_, tenant)| tenant.id.value.as_str());
         // Where a tenant is too faulty to be here, the name may be its.
         if loaded.whole && !ids().any(|id| id == default.value.as_str()) {
             faults.push(unknown(source, default.value.as_str(), default.at, "tenant", ids()));
+        }
+    }
+}
+
+fn rotation_times(loaded: &Loaded, faults: &mut Vec<Fault>) {
+    let (Some(model), Some(settings)) = (rotation(loaded), rotation_settings(loaded)) else {
+        return;
+    };
+    for fault in settings.check(loaded.edge.registry.max_staleness).err().into_iter().flatten() {
+        let help = "see `tokens.rotation` and `registry.max_staleness`";
+        faults.push(Fault::at(&loaded.source, model.at, fault.to_string()).help(help));
+    }
+}
+
+/// A superseded key stays published for the longest life that a token can have, whatever
+/// today's settings say of it.
+pub fn rotation_settings(loaded: &Loaded) -> Option<RotationSettings> {
+    let model = rotation(loaded)?;
+    Some(RotationSettings {
+        every: model.every,
+        publish_for: model.publish_for,
+        algorithms: model.algorithms.clone(),
+        retain: Duration::from_secs(MAX_LIFESPAN.into()) + ROTATION_SLACK,
+    })
+}
+
+fn admin_tenants(loaded: &Loaded, faults: &mut Vec<Fault>) {
+    if !loaded.whole {
+        return;
+    }
+    for principal in &loaded.edge.admin.credentials {
+        let Some(tenant) = &principal.tenant else { continue };
+        let ids = || loaded.tenants.iter().map(|(_, tenant)| tenant.id.value.as_str());
+        if !ids().any(|id| id == tenant.value.as_str()) {
+            let id = tenant.value.as_str();
+            faults.push(unknown(&loaded.source, id, tenant.at, "tenant", ids()));
         }
     }
 }
@@ -117,20 +179,30 @@ fn tokens(loaded: &Loaded, source: &Source, tenant: &TenantModel, faults: &mut V
     let at = tenant.tokens.as_ref().map_or(tenant.at, |tokens| tokens.at);
     let missing = match (own_keys, &loaded.edge.tokens) {
         (Some(own), _) => own.is_empty(),
-        (None, Some(edge)) => edge.signing_keys.as_ref().is_some_and(Vec::is_empty),
+        (None, Some(edge)) => {
+            !edge.rotates && edge.signing_keys.as_ref().is_some_and(Vec::is_empty)
+        }
         (None, None) => true,
     };
-    if missing {
+    let relays = tenant.tokens.as_ref().is_some_and(|tokens| tokens.relay);
+    let oauth = tenant.tokens.as_ref().is_some_and(|tokens| tokens.oauth);
+    if missing && (!relays || oauth) {
         let message = format!("tenant `{}` issues tokens without a signing key", tenant.id.value);
-        let help = "add `signing_keys` here or to the edge's `tokens`, or write `enabled: false`";
+        let help = "add `signing_keys` here, or `signing_keys` or `rotation` to the edge's `tokens`, \
+                    or write `enabled: false`";
         faults.push(Fault::at(source, at, message).help(help));
     }
     if first_server_name(tenant).is_some() {
         return;
     }
-    let claims = tenant.tokens.as_ref().map(|tokens| [&tokens.issuer, &tokens.audience]);
-    let [issuer, audience] = claims.unwrap_or([&None, &None]);
-    for (claim, name) in [(issuer, "issuer"), (audience, "audience")] {
+    let claims = tenant.tokens.as_ref();
+    let claims = claims
+        .map(|tokens| (tokens.oauth, [&tokens.issuer, &tokens.audience, &tokens.oauth_issuer]));
+    let (oauth, [issuer, audience, oauth_issuer]) = claims.unwrap_or((false, [&None; 3]));
+    let oauth_issuer = oauth.then_some((oauth_issuer, "oauth_issuer"));
+    for (claim, name) in
+        [(issuer, "issuer"), (audience, "audience")].into_iter().chain(oauth_issuer)
+    {
         let placeholder = claim.as_ref().is_none_or(|claim| claim.value.contains("{server_name}"));
         if placeholder {
             let at = claim.as_ref().map_or(at, |claim| claim.at);

@@ -10,6 +10,7 @@
 //! configuration: at a start nothing runs, at a reload the last one goes on. What is wrong in
 //! a tenant's files refuses that tenant alone.
 
+mod admin_model;
 mod check;
 mod compile;
 mod decode;
@@ -18,8 +19,8 @@ mod files;
 mod load;
 mod model;
 mod node;
-mod pem;
 mod pools;
+mod registry_model;
 mod reuse;
 mod settings;
 mod tenant_model;

@@ -2,17 +2,19 @@
 //!
 //! A field's default stands here and nowhere else; `conf/portcullis.yaml` explains each.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use super::admin_model::AdminModel;
 use super::decode::Decoder;
 use super::fault::Located;
 use super::node::Node;
+use super::registry_model::RegistryModel;
 use super::tenant_model::TenantModel;
-use super::token_model::{KeyModel, lifespan, signing_keys};
-use super::upstream_model::UpstreamModel;
+use super::token_model::{KeyModel, RotationModel, lifespan, rotation, signing_keys};
+use super::upstream_model::{CertificateModel, UpstreamModel};
 use super::values::{FileRef, is_auto, is_label};
 use crate::ip_range::IpRange;
 use crate::limits::Limits;
@@ -25,8 +27,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub struct EdgeModel {
     pub workers: usize,
     pub listeners: Vec<ListenerModel>,
-    pub admin: SocketAddr,
-    pub registry: Located<String>,
+    pub admin: AdminModel,
+    pub registry: RegistryModel,
     pub tickets: TicketsModel,
     pub limits: LimitsModel,
     pub log: LogSettings,
@@ -43,6 +45,8 @@ pub struct EdgeModel {
 pub struct ListenerModel {
     pub bind: Located<SocketAddr>,
     pub default_tenant: Option<Located<TenantId>>,
+    /// What clients without SNI are shown before their certificate names their tenant.
+    pub tenant_by_certificate: Option<CertificateModel>,
     /// Empty: off.
     pub proxy_protocol: Vec<IpRange>,
     pub client_certificates: bool,
@@ -87,6 +91,9 @@ pub struct EdgeTokens {
     pub lifespan: u32,
     /// `None`: faulty.
     pub signing_keys: Option<Vec<KeyModel>>,
+    /// `None`: absent or faulty.
+    pub rotation: Option<RotationModel>,
+    pub rotates: bool,
 }
 
 impl Default for CacheSizes {
@@ -113,7 +120,6 @@ impl EdgeModel {
     pub fn decode(d: &mut Decoder<'_>, node: &Node) -> Option<EdgeModel> {
         let mut fields = d.mapping(node)?;
         let upstreams = fields.optional(d, "upstreams", upstreams).unwrap_or_default();
-        let registry = Located { value: "sqlite:portcullis.db".to_owned(), at: node.at };
         let model = EdgeModel {
             workers: fields.or(d, "workers", default_workers(), workers),
             listeners: fields
@@ -124,8 +130,13 @@ impl EdgeModel {
                     listeners,
                 )
                 .unwrap_or_default(),
-            admin: fields.or(d, "admin", (Ipv4Addr::LOCALHOST, 9090).into(), admin),
-            registry: fields.or(d, "registry", registry, registry_url),
+            admin: fields.optional(d, "admin", AdminModel::decode).unwrap_or_default(),
+            registry: fields.or(
+                d,
+                "registry",
+                RegistryModel::default(node.at),
+                RegistryModel::decode,
+            ),
             tickets: fields.optional(d, "session_tickets", tickets).unwrap_or_default(),
             limits: fields.optional(d, "limits", limits).unwrap_or_default(),
             log: fields.or(d, "log", LogSettings::default(), log),
@@ -175,10 +186,18 @@ fn listener(d: &mut Decoder<'_>, node: &Node) -> Option<ListenerModel> {
         let value = d.parsed(node, "the `id` of a tenant", TenantId::parse)?;
         Some(Located { value, at: node.at })
     });
+    let tenant_by_certificate =
+        fields.optional(d, "tenant_by_certificate", CertificateModel::decode);
     let proxy_protocol = fields.optional(d, "proxy_protocol", proxy_protocol).unwrap_or_default();
     let client_certificates = fields.or(d, "client_certificates", true, Decoder::boolean);
     fields.finish(d);
-    Some(ListenerModel { bind: bind?, default_tenant, proxy_protocol, client_certificates })
+    Some(ListenerModel {
+        bind: bind?,
+        default_tenant,
+        tenant_by_certificate,
+        proxy_protocol,
+        client_certificates,
+    })
 }
 
 fn proxy_protocol(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<IpRange>> {
@@ -189,28 +208,6 @@ fn proxy_protocol(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<IpRange>> {
     });
     fields.finish(d);
     from
-}
-
-fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<SocketAddr> {
-    let mut fields = d.mapping(node)?;
-    let bind = fields.required(d, "bind", "bind: \"127.0.0.1:9090\"", Decoder::socket_address);
-    fields.finish(d);
-    bind
-}
-
-fn registry_url(d: &mut Decoder<'_>, node: &Node) -> Option<Located<String>> {
-    let mut fields = d.mapping(node)?;
-    let url = fields.required(d, "url", "url: \"sqlite:portcullis.db\"", |d, node| {
-        let url = d.line(node, 4_096)?;
-        if url.strip_prefix("sqlite:").is_some_and(|path| !path.is_empty()) {
-            return Some(Located { value: url.to_owned(), at: node.at });
-        }
-        // The text is not repeated: the URL of another engine may hold a password.
-        d.fault(node.at, "not the URL of a registry", "write `sqlite:` and the path of a file");
-        None
-    });
-    fields.finish(d);
-    url
 }
 
 fn tickets(d: &mut Decoder<'_>, node: &Node) -> Option<TicketsModel> {
@@ -302,6 +299,8 @@ fn tokens(d: &mut Decoder<'_>, node: &Node) -> Option<EdgeTokens> {
     let tokens = EdgeTokens {
         lifespan: fields.or(d, "lifespan", 3_600, lifespan),
         signing_keys: fields.or_if_absent(d, "signing_keys", Vec::new(), signing_keys),
+        rotation: fields.optional(d, "rotation", rotation),
+        rotates: fields.key("rotation").is_some(),
     };
     fields.finish(d);
     Some(tokens)

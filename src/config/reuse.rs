@@ -7,9 +7,8 @@ use std::sync::{Arc, Weak};
 use boring::sha::Sha256;
 
 use crate::server_certificate::ServerCertificate;
-use crate::tenant::Tenant;
+use crate::tenant::{FileTrust, Tenant};
 use crate::token::SigningKeys;
-use crate::trust::TrustStore;
 use crate::upstream::Pool;
 
 /// Everything that can be taken over.
@@ -17,7 +16,7 @@ use crate::upstream::Pool;
 pub struct Reused {
     pub tenants: Reuse<Tenant>,
     pub pools: Reuse<Pool>,
-    pub trust: Reuse<TrustStore>,
+    pub trust: Reuse<FileTrust>,
     pub certificates: Reuse<ServerCertificate>,
     pub keys: Reuse<SigningKeys>,
 }

@@ -5,12 +5,13 @@ use boring::sha::Sha256;
 use super::decode::Decoder;
 use super::fault::{Located, Place};
 use super::node::{Kind, Node};
-use super::token_model::{KeyModel, lifespan, signing_keys};
+use super::token_model::{ALGORITHMS, KeyModel, lifespan, signing_keys};
 use super::upstream_model::CertificateModel;
 use super::values::FileRef;
 use crate::names::{ServerPattern, TenantId};
-use crate::tenant::{ClientCertificateMode, TenantLimits};
+use crate::tenant::{Bearers, ClientCertificateMode, ForeignBearers, TenantLimits};
 use crate::token::{Algorithm, ResponseType};
+use crate::trust::IdentityRule;
 use crate::upstream::{Dialect, ForwardSettings, StrippedName};
 
 pub struct TenantModel {
@@ -21,7 +22,8 @@ pub struct TenantModel {
     pub server_names: Vec<Located<ServerPattern>>,
     pub certificates: Vec<CertificateModel>,
     pub client_certificate: ClientCertificateMode,
-    pub trusted: Vec<TrustedModel>,
+    /// `None`: what the registry holds alone.
+    pub trusted: Option<Vec<TrustedModel>>,
     pub intermediates: Vec<FileRef>,
     pub crls: Vec<FileRef>,
     pub accept_stale_crl: bool,
@@ -30,6 +32,7 @@ pub struct TenantModel {
     pub upstream: Located<String>,
     pub forward: ForwardSettings,
     pub tokens: Option<TokensModel>,
+    pub bearers: Bearers,
     pub limits: TenantLimits,
 }
 
@@ -37,11 +40,19 @@ pub struct TenantModel {
 pub struct TrustedModel {
     pub file: FileRef,
     pub auto_registration: bool,
+    pub device_identity: IdentityRule,
+    /// A device without SNI may come to this tenant by these anchors.
+    pub names_tenant: bool,
 }
 
 pub struct TokensModel {
     pub at: Place,
     pub enabled: Option<bool>,
+    /// Fetch the platform's own tokens instead of signing.
+    pub relay: bool,
+    /// Serve `POST /oauth/token` and its metadata.
+    pub oauth: bool,
+    pub oauth_issuer: Option<Located<String>>,
     pub issuer: Option<Located<String>>,
     pub audience: Option<Located<String>>,
     pub lifespan: Option<u32>,
@@ -81,8 +92,9 @@ impl TenantModel {
                     ],
                 )
             });
-        let trusted = fields
-            .or_if_absent(d, "trusted_certificates", Vec::new(), |d, node| d.list(node, trusted));
+        let trusted = fields.or_if_absent(d, "trusted_certificates", None, |d, node| {
+            d.list(node, trusted).map(Some)
+        });
         let intermediates =
             fields.optional(d, "intermediates", |d, node| d.list(node, Decoder::file));
         let (crls, accept_stale_crl) = fields.or(d, "crls", (Vec::new(), false), crls);
@@ -94,6 +106,7 @@ impl TenantModel {
         });
         let forward = fields.or(d, "forward", default_forward(), forward);
         let tokens = fields.optional(d, "tokens", tokens);
+        let bearers = fields.or(d, "bearers", Bearers::default(), bearers);
         let limits = fields.or(d, "limits", default_limits(), limits);
         fields.finish(d);
         Some(TenantModel {
@@ -112,6 +125,7 @@ impl TenantModel {
             upstream: upstream?,
             forward,
             tokens,
+            bearers,
             limits,
         })
     }
@@ -145,8 +159,13 @@ fn trusted(d: &mut Decoder<'_>, node: &Node) -> Option<TrustedModel> {
     let mut fields = d.mapping(node)?;
     let file = fields.required(d, "file", "file: acme-root.pem", Decoder::file);
     let auto_registration = fields.or(d, "auto_registration", false, Decoder::boolean);
+    let device_identity = fields.or(d, "device_identity", IdentityRule::default(), |d, node| {
+        let help = "such as `cn`, or \"san_uri:spiffe://acme\\.example/device/([a-z0-9-]+)\"";
+        d.parsed(node, help, IdentityRule::parse)
+    });
+    let names_tenant = fields.or(d, "names_tenant", false, Decoder::boolean);
     fields.finish(d);
-    Some(TrustedModel { file: file?, auto_registration })
+    Some(TrustedModel { file: file?, auto_registration, device_identity, names_tenant })
 }
 
 fn crls(d: &mut Decoder<'_>, node: &Node) -> Option<(Vec<FileRef>, bool)> {
@@ -207,12 +226,16 @@ fn tokens(d: &mut Decoder<'_>, node: &Node) -> Option<TokensModel> {
     let tokens = TokensModel {
         at: node.at,
         enabled: fields.optional(d, "enabled", Decoder::boolean),
+        relay: fields.or(d, "source", false, |d, node| {
+            d.choice(node, &[("edge", false), ("platform", true)])
+        }),
+        oauth: fields.or(d, "oauth", false, Decoder::boolean),
+        oauth_issuer: fields.optional(d, "oauth_issuer", oauth_issuer),
         issuer: fields.optional(d, "issuer", claim),
         audience: fields.optional(d, "audience", claim),
         lifespan: fields.optional(d, "lifespan", lifespan),
         algorithm: fields.or(d, "algorithm", algorithm, |d, node| {
-            let choices = [("es256", Algorithm::Es256), ("rs256", Algorithm::Rs256)];
-            d.choice(node, &choices).map(|value| Located { value, at: node.at })
+            d.choice(node, &ALGORITHMS).map(|value| Located { value, at: node.at })
         }),
         bind_certificate: fields.or(d, "bind_certificate", false, Decoder::boolean),
         response_type: fields.or(d, "response_type", ResponseType::Vendor, |d, node| {
@@ -224,6 +247,25 @@ fn tokens(d: &mut Decoder<'_>, node: &Node) -> Option<TokensModel> {
     Some(tokens)
 }
 
+fn bearers(d: &mut Decoder<'_>, node: &Node) -> Option<Bearers> {
+    let mut fields = d.mapping(node)?;
+    let bearers = Bearers {
+        verify: fields.or(d, "verify", false, Decoder::boolean),
+        foreign: fields.or(d, "foreign", ForeignBearers::Pass, |d, node| {
+            let choices = [("pass", ForeignBearers::Pass), ("refuse", ForeignBearers::Refuse)];
+            d.choice(node, &choices)
+        }),
+    };
+    let at = fields.key("foreign").unwrap_or(node.at);
+    fields.finish(d);
+    if bearers.foreign == ForeignBearers::Refuse && !bearers.verify {
+        let help = "write `verify: true` beside it";
+        d.fault(at, "foreign bearers can be told only where bearers are verified", help);
+        return None;
+    }
+    Some(bearers)
+}
+
 fn claim(d: &mut Decoder<'_>, node: &Node) -> Option<Located<String>> {
     let text = d.line(node, 256)?;
     if text.replace("{server_name}", "").contains(['{', '}']) {
@@ -232,6 +274,24 @@ fn claim(d: &mut Decoder<'_>, node: &Node) -> Option<Located<String>> {
         return None;
     }
     Some(Located { value: text.to_owned(), at: node.at })
+}
+
+/// RFC 8414 §2: an https URL without query and fragment.
+fn oauth_issuer(d: &mut Decoder<'_>, node: &Node) -> Option<Located<String>> {
+    let issuer = claim(d, node)?;
+    let plain = issuer.value.replace("{server_name}", "host");
+    let url = plain.parse::<http::Uri>().ok().filter(|url| {
+        url.scheme_str() == Some("https")
+            && url.host().is_some_and(|host| !host.is_empty())
+            && !plain.contains(['?', '#', '@'])
+            && !plain.ends_with('/')
+    });
+    if url.is_none() {
+        let help = "such as \"https://{server_name}:8443\", without a slash at its end";
+        d.fault(node.at, "not an issuer of RFC 8414: an https URL", help);
+        return None;
+    }
+    Some(issuer)
 }
 
 fn default_limits() -> TenantLimits {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::check::{first_server_name, tokens_enabled};
+use super::check::{first_server_name, has_own_keys, rotation, tokens_enabled};
 use super::fault::{Fault, Located, Source};
 use super::files::{File, Files, in_file, open};
 use super::load::Loaded;
@@ -14,12 +14,12 @@ use super::reuse::{Print, Printed, Reused};
 use super::tenant_model::TenantModel;
 use super::token_model::KeyModel;
 use super::trust_files::{TrustFiles, build_trust};
+use super::upstream_model::CertificateModel;
 use super::values::FileRef;
 use crate::metrics::{Metrics, TenantMetrics};
 use crate::server_certificate::{KeyKind, ServerCertificate, ServerCertificateFault};
-use crate::tenant::{ClientCertificateMode, Tenant};
-use crate::token::{KeyFault, SigningKeys, TokenSettings};
-use crate::trust::TrustStore;
+use crate::tenant::{ClientCertificateMode, FileTrust, Tenant, TokenSource};
+use crate::token::{Algorithm, KeyFault, ResponseType, SigningKeys, TokenSettings};
 use crate::upstream::Pool;
 
 /// Everything that tenants are made with.
@@ -64,8 +64,9 @@ impl TenantCompiler<'_> {
         let (material, (pool, pool_print), (keys, keys_print)) = parts;
         let tokens = self.token_settings(model);
         // That there is no key at all, `check` has reported.
-        if let Some(tokens) =
-            tokens.as_ref().filter(|tokens| !keys.is_empty() && !keys.has(tokens.algorithm))
+        if let Some(tokens) = tokens
+            .as_ref()
+            .filter(|tokens| !keys.is_empty() && !self.signs(model, &keys, tokens.algorithm))
         {
             let at = model.tokens.as_ref().map_or(model.at, |own| own.algorithm.at);
             let name = tokens.algorithm.name();
@@ -97,16 +98,23 @@ impl TenantCompiler<'_> {
                 id: model.id.value.clone(),
                 server_names: model.server_names.iter().map(|name| name.value.clone()).collect(),
                 client_certificate: model.client_certificate,
-                trust,
+                trust: trust.store().clone(),
+                file_trust: trust,
                 complete_chain_from_header: model.complete_chain_from_header,
                 send_ca_names: model.send_ca_names,
                 certificates,
                 upstream: pool.clone(),
                 forward: model.forward.clone(),
                 tokens,
+                token_source: match model.tokens.as_ref().is_some_and(|tokens| tokens.relay) {
+                    true => TokenSource::Platform,
+                    false => TokenSource::Edge,
+                },
+                bearers: model.bearers,
                 keys,
+                own_keys: has_own_keys(model),
                 limits: model.limits,
-                metrics: TenantMetrics::new(self.metrics.clone(), model.id.value.clone()),
+                metrics: Arc::new(TenantMetrics::new(self.metrics.clone(), model.id.value.clone())),
             }))
         })
     }
@@ -124,7 +132,7 @@ impl TenantCompiler<'_> {
             read.into_iter().collect()
         };
         let chains = all(&mut model.certificates.iter().map(|certificate| &certificate.chain));
-        let trusted = all(&mut model.trusted.iter().map(|trusted| &trusted.file));
+        let trusted = all(&mut model.trusted.iter().flatten().map(|trusted| &trusted.file));
         let intermediates = all(&mut model.intermediates.iter());
         let crls = all(&mut model.crls.iter());
         let keys: Vec<_> = model
@@ -149,7 +157,7 @@ impl TenantCompiler<'_> {
         model: &TenantModel,
         material: &Material,
         faults: &mut Vec<Fault>,
-    ) -> Option<(Vec<Arc<ServerCertificate>>, Arc<TrustStore>)> {
+    ) -> Option<(Vec<Arc<ServerCertificate>>, Arc<FileTrust>)> {
         let certificates = self.certificates(source, model, material, faults);
         let trust = self.trust(source, model, material, faults);
         Some((certificates?, trust?))
@@ -162,16 +170,10 @@ impl TenantCompiler<'_> {
         material: &Material,
         faults: &mut Vec<Fault>,
     ) -> Option<Vec<Arc<ServerCertificate>>> {
-        use ServerCertificateFault as Reason;
         let mut kinds: Vec<KeyKind> = Vec::new();
         let mut certificates = Vec::new();
         for (named, (chain, key)) in model.certificates.iter().zip(&material.certificates) {
-            let mut print = Print::new("certificate");
-            print.part(&chain.sha256).part(&key.sha256);
-            let made = self.reused.certificates.get_or_make(print.finish(), || {
-                ServerCertificate::from_pem(&chain.bytes, &key.bytes).map(Arc::new)
-            });
-            match made {
+            match make_certificate(chain, key, self.reused) {
                 Ok(certificate) if kinds.contains(&certificate.key_kind()) => {
                     let fault = Fault::at(source, named.chain.at, "two certificates of one kind");
                     faults
@@ -181,13 +183,7 @@ impl TenantCompiler<'_> {
                     kinds.push(certificate.key_kind());
                     certificates.push(certificate);
                 }
-                Err(reason) => {
-                    let file = match reason {
-                        Reason::NoCertificate | Reason::BadChain => &named.chain,
-                        Reason::BadKey | Reason::Mismatch | Reason::UnsupportedKey => &named.key,
-                    };
-                    faults.push(in_file(source, file, &reason));
-                }
+                Err(reason) => faults.push(certificate_fault(source, named, &reason)),
             }
         }
         (certificates.len() == model.certificates.len()).then_some(certificates)
@@ -199,7 +195,7 @@ impl TenantCompiler<'_> {
         model: &TenantModel,
         material: &Material,
         faults: &mut Vec<Fault>,
-    ) -> Option<Arc<TrustStore>> {
+    ) -> Option<Arc<FileTrust>> {
         let print = material.trust.print(model);
         let trust = self
             .reused
@@ -207,10 +203,15 @@ impl TenantCompiler<'_> {
             .get_or_make(print, || build_trust(source, model, &material.trust))
             .map_err(|found| faults.extend(found))
             .ok()?;
-        if trust.is_empty() && model.client_certificate != ClientCertificateMode::None {
+        // Without the key, anchors are what the registry holds, be it nothing yet.
+        if trust.store().is_empty()
+            && model.trusted.is_some()
+            && model.client_certificate != ClientCertificateMode::None
+        {
             let message =
                 format!("tenant `{}` asks for client certificates and trusts none", model.id.value);
-            let help = "add `trusted_certificates`, or write `client_certificate: none`";
+            let help = "add `trusted_certificates`, or leave the key out where `portcullis trust \
+                        add` brings them, or write `client_certificate: none`";
             faults.push(Fault::at(source, model.id.at, message).help(help));
             return None;
         }
@@ -230,12 +231,22 @@ impl TenantCompiler<'_> {
                 signing_keys(source, &[], self.files, self.reused, faults)
             }
             Some(keys) => signing_keys(source, keys, self.files, self.reused, faults),
+            // Whoever signs without any key, `check` has reported; a relay signs nothing.
+            None if self.loaded.edge.tokens.is_none() => {
+                signing_keys(source, &[], self.files, self.reused, faults)
+            }
             None => self.keys.cloned(),
         }
     }
 
+    /// Whether there is, or will be, a key that signs by this algorithm.
+    fn signs(&self, model: &TenantModel, keys: &SigningKeys, algorithm: Algorithm) -> bool {
+        keys.has(algorithm)
+            || (!has_own_keys(model)
+                && rotation(self.loaded).is_some_and(|made| made.algorithms.contains(&algorithm)))
+    }
+
     fn token_settings(&self, model: &TenantModel) -> Option<TokenSettings> {
-        use crate::token::{Algorithm, ResponseType};
         if !tokens_enabled(self.loaded, model) {
             return None;
         }
@@ -254,6 +265,10 @@ impl TenantCompiler<'_> {
             algorithm: own.map_or(Algorithm::Es256, |own| own.algorithm.value),
             bind_certificate: own.is_some_and(|own| own.bind_certificate),
             response_type: own.map_or(ResponseType::Vendor, |own| own.response_type),
+            oauth_issuer: own.filter(|own| own.oauth).map(|own| match &own.oauth_issuer {
+                Some(issuer) => claim(Some(issuer)),
+                None => format!("https://{name}"),
+            }),
         })
     }
 }
@@ -268,6 +283,48 @@ impl Material {
             print.part(&file.sha256);
         }
     }
+}
+
+/// Loads a server certificate, or takes over the same one; `None` where its fault has been
+/// reported.
+pub fn certificate(
+    source: &Source,
+    named: &CertificateModel,
+    files: &mut Files,
+    reused: &mut Reused,
+    faults: &mut Vec<Fault>,
+) -> Option<Arc<ServerCertificate>> {
+    let chain = open(source, &named.chain, files.read(&named.chain.path), faults);
+    let key = open(source, &named.key, files.read_secret(&named.key.path), faults);
+    let (chain, key) = (chain?, key?);
+    make_certificate(&chain, &key, reused)
+        .map_err(|reason| faults.push(certificate_fault(source, named, &reason)))
+        .ok()
+}
+
+fn make_certificate(
+    chain: &File,
+    key: &File,
+    reused: &mut Reused,
+) -> Result<Arc<ServerCertificate>, ServerCertificateFault> {
+    let mut print = Print::new("certificate");
+    print.part(&chain.sha256).part(&key.sha256);
+    reused.certificates.get_or_make(print.finish(), || {
+        ServerCertificate::from_pem(&chain.bytes, &key.bytes).map(Arc::new)
+    })
+}
+
+fn certificate_fault(
+    source: &Source,
+    named: &CertificateModel,
+    reason: &ServerCertificateFault,
+) -> Fault {
+    use ServerCertificateFault as Reason;
+    let file = match reason {
+        Reason::NoCertificate | Reason::BadChain => &named.chain,
+        Reason::BadKey | Reason::Mismatch | Reason::UnsupportedKey => &named.key,
+    };
+    in_file(source, file, reason)
 }
 
 /// Loads signing keys, or takes over the same ones.

@@ -101,6 +101,13 @@ fn mint(folder: &Path) -> anyhow::Result<()> {
         let header = format!("X-Ssl-Cert-Chain: {}\n", line.trim_end());
         fs::write(file(&format!("{tenant}-chain.header")), header)?;
     }
+    // A CA that nobody trusts yet, with a device.
+    let root = pki::issue("new root", Role::Authority, None)?;
+    let device = pki::issue("new-device-1", Role::Device, Some(&root))?;
+    pki::write_chain(&file("new-root.pem"), &[&root])?;
+    pki::write_chain(&file("new-device-1.pem"), &[&device])?;
+    pki::write_key(&file("new-device-1.key"), &device.key)?;
+    pki::write_secret(&file("admin.token"), pki::random_hex()?.as_bytes())?;
     Ok(())
 }
 
@@ -172,8 +179,9 @@ impl Tour<'_> {
             ),
             Expect::Contains("\"keys\""),
         )?;
+        self.operators_part()?;
         self.step(
-            "9. What Prometheus sees of all this.",
+            "12. What Prometheus sees of all this.",
             "acme",
             "http://{admin}/metrics",
             Expect::Contains("portcullis_tokens_total"),
@@ -182,7 +190,41 @@ impl Tour<'_> {
         Ok(())
     }
 
-    /// Prints a command, runs it, prints what it gives.
+    /// What an operator changes while the edge runs.
+    fn operators_part(&self) -> anyhow::Result<()> {
+        let newcomer = format!("--cert new-device-1.pem --key new-device-1.key {TOKEN}");
+        let device = "--cert acme-device-1.pem --key acme-device-1.key";
+        self.operator(
+            "9. An operator has acme trust another CA: its devices come in at once.",
+            "trust add new-root.pem --auto-registration",
+            "new root",
+        )?;
+        self.step("", "acme", &newcomer, Expect::Contains("accessToken"))?;
+        self.operator(
+            "10. Blocks a device: its next request is refused.",
+            "device block acme-device-1",
+            "BLOCKED",
+        )?;
+        self.step("", "acme", &format!("{device} {TOKEN}"), Expect::Contains("blocked"))?;
+        self.operator("11. And looks at what was done.", "audit", "device.block")?;
+        Ok(())
+    }
+
+    fn operator(&self, title: &str, arguments: &str, contains: &'static str) -> anyhow::Result<()> {
+        self.run(title, &self.operators_command(arguments)?, Expect::Contains(contains)).map(drop)
+    }
+
+    fn operators_command(&self, arguments: &str) -> anyhow::Result<String> {
+        let program = std::env::current_exe()?;
+        Ok(format!(
+            "cd {} && {} {arguments} --tenant acme --admin http://{} --token-file admin.token",
+            self.folder.display(),
+            program.display(),
+            self.admin,
+        ))
+    }
+
+    /// Prints a curl command, runs it, prints what it gives.
     fn step(
         &self,
         title: &str,
@@ -190,9 +232,15 @@ impl Tour<'_> {
         arguments: &str,
         expect: Expect,
     ) -> anyhow::Result<String> {
-        let command = self.command(tenant, arguments);
-        say(&format!("{title}\n  $ {command}"));
-        let output = Command::new("sh").arg("-c").arg(&command).output()?;
+        self.run(title, &self.command(tenant, arguments), expect)
+    }
+
+    fn run(&self, title: &str, command: &str, expect: Expect) -> anyhow::Result<String> {
+        if !title.is_empty() {
+            say(title);
+        }
+        say(&format!("  $ {command}"));
+        let output = Command::new("sh").arg("-c").arg(command).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let shown = if text.is_empty() {
             String::from_utf8_lossy(&output.stderr)
@@ -236,6 +284,11 @@ impl Tour<'_> {
             "http://{admin}/metrics".to_owned(),
         ] {
             say(&format!("  {}\n", self.command("acme", &arguments)));
+        }
+        for arguments in ["device unblock acme-device-1", "device list", "trust list", "help"] {
+            if let Ok(command) = self.operators_command(arguments) {
+                say(&format!("  {command}\n"));
+            }
         }
     }
 }

@@ -101,14 +101,26 @@ pub fn write_chain(path: &Path, chain: &[&Identity]) -> anyhow::Result<()> {
 
 /// Writes a key that only this user can read.
 pub fn write_key(path: &Path, key: &PKey<Private>) -> anyhow::Result<()> {
+    write_secret(path, &key.private_key_to_pem_pkcs8()?)
+}
+
+/// Writes a file that only this user can read.
+pub fn write_secret(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
         .with_context(|| path.display().to_string())?;
-    file.write_all(&key.private_key_to_pem_pkcs8()?)?;
+    file.write_all(content)?;
     Ok(())
+}
+
+/// 256 random bits as text.
+pub fn random_hex() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    boring::rand::rand_bytes(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A key for signing tokens.

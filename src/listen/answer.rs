@@ -1,7 +1,9 @@
 //! The answers that the edge gives itself: tokens, keys, refusals.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderName, Method};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
@@ -9,6 +11,8 @@ use pingora_proxy::Session;
 
 use crate::refusal::Refusal;
 use crate::token::ResponseType;
+
+use super::oauth::OauthError;
 
 /// The platform's media types, as its clients expect them to the letter.
 const TOKEN_TYPE: &str =
@@ -45,6 +49,24 @@ impl Answer {
         Answer { status: 200, content_type: "application/jwk-set+json", body, header, close: false }
     }
 
+    /// Metadata of the authorization server (RFC 8414 §3.2).
+    pub fn metadata(body: Bytes) -> Answer {
+        let header = Some((CACHE_CONTROL, "public, max-age=300"));
+        Answer { status: 200, content_type: JSON, body, header, close: false }
+    }
+
+    /// RFC 6749 §5.2.
+    pub fn oauth_error(error: OauthError) -> Answer {
+        let header = Some((CACHE_CONTROL, "no-store"));
+        Answer {
+            status: error.status(),
+            content_type: JSON,
+            body: error.body(),
+            header,
+            close: false,
+        }
+    }
+
     pub fn method_not_allowed(allow: &'static str) -> Answer {
         Answer::error(405, "devicecontrol/methodNotAllowed", "The method is not allowed here.", "")
             .with(ALLOW, allow)
@@ -72,6 +94,10 @@ impl Answer {
         match status {
             429 => answer.with(RETRY_AFTER, "60"),
             503 => answer.with(RETRY_AFTER, "5"),
+            // The connection is not to blame for a token.
+            401 if refusal == Refusal::TokenRefused => {
+                answer.with(WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")
+            }
             400 | 401 | 408 | 413 | 421 => answer.closing(),
             _ => answer,
         }
@@ -126,8 +152,11 @@ fn error_name(refusal: Refusal) -> &'static str {
         | Refusal::CertificateExpired
         | Refusal::CertificateRevoked
         | Refusal::RevocationUnknown
-        | Refusal::ChainIncomplete => "security/unauthorized",
-        Refusal::DeviceUnknown | Refusal::DeviceBlocked => "security/forbidden",
+        | Refusal::ChainIncomplete
+        | Refusal::TokenRefused => "security/unauthorized",
+        Refusal::DeviceUnknown | Refusal::DeviceBlocked | Refusal::PlatformRefused => {
+            "security/forbidden"
+        }
         Refusal::IssuerUnknown
         | Refusal::CertificateMalformed
         | Refusal::CertificateUnsupported => "security/invalidCertificateChain",
@@ -137,7 +166,9 @@ fn error_name(refusal: Refusal) -> &'static str {
         }
         Refusal::UpstreamUnavailable => "general/badGateway",
         Refusal::UpstreamTimeout => "general/gatewayTimeout",
-        Refusal::ServerNameUnknown | Refusal::Misdirected => "general/misdirectedRequest",
+        Refusal::ServerNameUnknown | Refusal::TenantAmbiguous | Refusal::Misdirected => {
+            "general/misdirectedRequest"
+        }
         Refusal::TooLarge => "general/tooLarge",
         Refusal::Timeout => "general/timeout",
         Refusal::ProtocolError => "general/badRequest",
@@ -169,6 +200,7 @@ pub fn accepts_token(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::JWKS_MAX_AGE;
     use http::HeaderValue;
 
     fn accepts(values: &[&'static str]) -> bool {
@@ -177,6 +209,12 @@ mod tests {
             headers.append(ACCEPT, HeaderValue::from_static(value));
         }
         accepts_token(&headers)
+    }
+
+    #[test]
+    fn keys_may_be_kept_for_as_long_as_rotation_counts_on() {
+        let (_, value) = Answer::jwks(Bytes::new()).header.unwrap();
+        assert_eq!(value, format!("public, max-age={}", JWKS_MAX_AGE.as_secs()));
     }
 
     #[test]

@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, Method};
 use pingora_http::RequestHeader;
 
-use crate::gate::ClientIdentity;
+use crate::gate::{AuthenticatedDevice, ClientIdentity};
 use crate::names::ServerName;
 use crate::refusal::{Refusal, Refused};
-use crate::tenant::{ClientCertificateMode, Tenant, TenantDirectory, TenantEntry};
+use crate::tenant::{ClientCertificateMode, Tenant, TenantDirectory, TenantEntry, TokenSource};
+use crate::token::ResponseType;
 use crate::trust::Verdict;
 use crate::upstream::parse_chain_header;
 
 use super::Edge;
 use super::answer::{Answer, accepts_token};
 use super::connection::{Connection, Judged};
+use super::oauth::{self, OauthError, metadata};
 use super::path::{Target, overrides_to_own, target};
 use super::tls::{verdict_of, verdict_off_worker};
 
@@ -23,9 +27,18 @@ const X_SSL_CERT_CHAIN: HeaderName = HeaderName::from_static("x-ssl-cert-chain")
 
 /// What becomes of a request.
 pub enum Decision {
-    Answer { answer: Answer, by_token_endpoint: bool },
+    Answer {
+        answer: Answer,
+        by_token_endpoint: bool,
+    },
+    /// A token request of OAuth: its body is to be read for [`oauth_token`].
+    OauthToken(AuthenticatedDevice),
     Forward,
-    Refuse { refused: Refused, by_token_endpoint: bool, close: bool },
+    Refuse {
+        refused: Refused,
+        by_token_endpoint: bool,
+        close: bool,
+    },
 }
 
 /// Who the device is now: what the handshake found, judged anew after a change of the
@@ -96,8 +109,10 @@ pub async fn decide(
     connection: &Connection,
     judged: &mut Arc<Judged>,
     request: &RequestHeader,
+    request_id: &str,
 ) -> Decision {
     let refuse = |refused| Decision::Refuse { refused, by_token_endpoint: false, close: false };
+    let oauth_issuer = oauth_issuer(&judged.tenant);
     if !plain_target(request) {
         return refuse(Refused::new(
             Refusal::ProtocolError,
@@ -113,7 +128,7 @@ pub async fn decide(
             "Transfer-Encoding says something else than chunked",
         ));
     }
-    if overrides_to_own(&request.headers) {
+    if overrides_to_own(&request.headers, oauth_issuer.is_some()) {
         return refuse(Refused::new(
             Refusal::ProtocolError,
             "a header names an endpoint of the edge as the upstream's path",
@@ -122,7 +137,7 @@ pub async fn decide(
     if let Err(refused) = check_authority(edge, connection, judged, request) {
         return refuse(refused);
     }
-    let target = target(request.uri.path());
+    let target = target(request.uri.path(), oauth_issuer.is_some());
     match target {
         Target::Jwks if request.method == Method::GET || request.method == Method::HEAD => {
             return Decision::Answer {
@@ -130,7 +145,15 @@ pub async fn decide(
                 by_token_endpoint: false,
             };
         }
-        Target::Jwks => {
+        Target::OauthMetadata
+            if request.method == Method::GET || request.method == Method::HEAD =>
+        {
+            let settings = judged.tenant.tokens.as_ref();
+            let algorithm = settings.map_or("ES256", |settings| settings.algorithm.name());
+            let body = metadata(oauth_issuer.unwrap_or_default(), algorithm);
+            return Decision::Answer { answer: Answer::metadata(body), by_token_endpoint: false };
+        }
+        Target::Jwks | Target::OauthMetadata => {
             let answer = Answer::method_not_allowed("GET, HEAD");
             return Decision::Answer { answer, by_token_endpoint: false };
         }
@@ -140,15 +163,19 @@ pub async fn decide(
                 "the path is not an endpoint of the edge, but an upstream could read it as one",
             ));
         }
-        Target::Token | Target::Upstream => {}
+        Target::Token | Target::OauthToken | Target::Upstream => {}
     }
     if let Err(refused) = complete_chain(edge, connection, judged, &request.headers).await {
-        let by_token_endpoint = target == Target::Token;
+        let by_token_endpoint = target != Target::Upstream;
         return Decision::Refuse { refused, by_token_endpoint, close: true };
     }
     match (target, &judged.identity) {
-        (Target::Token, _) => token(edge, connection, judged, request).await,
+        (Target::Token, _) => token(edge, connection, judged, request, request_id).await,
+        (Target::OauthToken, identity) => oauth_client(edge, judged, identity, request).await,
         (_, ClientIdentity::Verified(chain)) => {
+            if let Err(refused) = bearer(edge, judged, Some(chain.leaf_sha256()), request) {
+                return refuse(refused);
+            }
             match edge.gate.authenticate(&judged.tenant, chain).await {
                 // A request that is not for a token carries its own credentials: a device that
                 // the registry does not know is the platform's to refuse.
@@ -164,7 +191,10 @@ pub async fn decide(
                 "this listener asks for no certificate and the tenant requires one",
             ))
         }
-        (_, ClientIdentity::Anonymous) => Decision::Forward,
+        (_, ClientIdentity::Anonymous) => match bearer(edge, judged, None, request) {
+            Ok(()) => Decision::Forward,
+            Err(refused) => refuse(refused),
+        },
         (_, ClientIdentity::Undecided) => refuse(undecided()),
     }
 }
@@ -205,6 +235,7 @@ async fn token(
     connection: &Connection,
     judged: &Judged,
     request: &RequestHeader,
+    request_id: &str,
 ) -> Decision {
     let tenant = &judged.tenant;
     let answer = |answer| Decision::Answer { answer, by_token_endpoint: true };
@@ -231,10 +262,107 @@ async fn token(
         Ok(device) => device,
         Err(refused) => return refuse(refused),
     };
-    match edge.gate.token(tenant, &device) {
-        Ok(issued) => answer(Answer::token(settings.response_type, issued.token.body().clone())),
+    let body = match tenant.token_source {
+        TokenSource::Edge => {
+            edge.gate.token(tenant, &device).map(|issued| issued.token.body().clone())
+        }
+        TokenSource::Platform => {
+            let authority = authority_value(connection, request);
+            let metrics = &edge.metrics;
+            edge.relay.token(&device, connection, judged, &authority, request_id, metrics).await
+        }
+    };
+    match body {
+        Ok(body) => answer(Answer::token(settings.response_type, body)),
         Err(refused) => refuse(refused),
     }
+}
+
+/// As whom the platform is asked: the name that the device asked for.
+fn authority_value(connection: &Connection, request: &RequestHeader) -> HeaderValue {
+    let name = connection.established().and_then(|established| established.server_name.as_ref());
+    let from_request = || request.headers.get(HOST).cloned();
+    let from_name = name.and_then(|name| HeaderValue::from_str(name.as_str()).ok());
+    from_request().or(from_name).unwrap_or(HeaderValue::from_static("localhost"))
+}
+
+/// Where OAuth is on: the issuer of its tokens.
+fn oauth_issuer(tenant: &Tenant) -> Option<&str> {
+    tenant.tokens.as_ref()?.oauth_issuer.as_deref()
+}
+
+/// The client of an OAuth token request: the device that the certificate proves.
+async fn oauth_client(
+    edge: &Edge,
+    judged: &Judged,
+    identity: &ClientIdentity,
+    request: &RequestHeader,
+) -> Decision {
+    let oauth_error = |error: OauthError| Decision::Answer {
+        answer: Answer::oauth_error(error),
+        by_token_endpoint: true,
+    };
+    if request.method != Method::POST {
+        let answer = Answer::method_not_allowed("POST");
+        return Decision::Answer { answer, by_token_endpoint: true };
+    }
+    if request.headers.contains_key(EXPECT) {
+        return oauth_error(OauthError::InvalidRequest("Expect is not supported here"));
+    }
+    let ClientIdentity::Verified(chain) = identity else {
+        return oauth_error(OauthError::InvalidClient("no client certificate"));
+    };
+    match edge.gate.authenticate(&judged.tenant, chain).await {
+        Ok(device) => Decision::OauthToken(device),
+        Err(refused) => Decision::Refuse { refused, by_token_endpoint: true, close: false },
+    }
+}
+
+/// Answers a token request of OAuth, once its body is there.
+pub fn oauth_token(
+    edge: &Edge,
+    judged: &Judged,
+    device: &AuthenticatedDevice,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Decision {
+    if let Err(error) = oauth::check(headers, body, device.id()) {
+        return Decision::Answer { answer: Answer::oauth_error(error), by_token_endpoint: true };
+    }
+    match edge.gate.access_token(&judged.tenant, device) {
+        Ok(issued) => Decision::Answer {
+            answer: Answer::token(ResponseType::Json, issued.body()),
+            by_token_endpoint: true,
+        },
+        Err(refused) => Decision::Refuse { refused, by_token_endpoint: true, close: false },
+    }
+}
+
+/// Holds the bearer token of a request that would be forwarded against the tenant's rule.
+/// Other credentials are the platform's affair.
+fn bearer(
+    edge: &Edge,
+    judged: &Judged,
+    leaf_sha256: Option<&[u8; 32]>,
+    request: &RequestHeader,
+) -> Result<(), Refused> {
+    if !judged.tenant.bearers.verify {
+        return Ok(());
+    }
+    let refuse = |reason: &'static str| Refused::new(Refusal::TokenRefused, reason);
+    let mut values = request.headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(()) };
+    if values.next().is_some() {
+        return Err(refuse("two Authorization headers"));
+    }
+    let value = value.as_bytes().trim_ascii();
+    let scheme = value.split(|b| b.is_ascii_whitespace()).next().unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Ok(());
+    }
+    let token = value.get(scheme.len()..).unwrap_or_default().trim_ascii();
+    let token = str::from_utf8(token).map_err(|_| refuse("a bearer token that is not ASCII"))?;
+    edge.gate.check_bearer(&judged.tenant, token, leaf_sha256)
 }
 
 /// The authority must belong to the connection's tenant (RFC 9110 §7.4).

@@ -23,8 +23,9 @@ use crate::upstream::Picked;
 use super::Edge;
 use super::answer::Answer;
 use super::connection::{Connection, Cut, Judged};
-use super::decide::{Decision, decide, judge};
+use super::decide::{Decision, decide, judge, oauth_token};
 use super::forward;
+use super::oauth::MAX_FORM;
 
 /// Body bytes of a request that the edge answers itself; read and dropped, so that the
 /// connection stays usable.
@@ -117,9 +118,22 @@ impl ProxyHttp for Front {
             return self.answer(session, ctx, answer).await;
         }
         self.expect_body(session, ctx, &connection, limits.body_timeout);
-        let decision = decide(&self.edge, &connection, &mut judged, session.req_header()).await;
+        let id = ctx.id.text();
+        let request = session.req_header();
+        let mut decision = decide(&self.edge, &connection, &mut judged, request, id.as_str()).await;
         ctx.judged = Some(judged.clone());
+        if let Decision::OauthToken(device) = decision {
+            let Some(form) = read_form(session).await? else {
+                ctx.answered = Answered::Token;
+                let refused = Refused::new(Refusal::TooLarge, "the form has more than 8 KiB");
+                return self.refuse(session, ctx, refused, true).await;
+            };
+            let headers = &session.req_header().headers;
+            decision = oauth_token(&self.edge, &judged, &device, headers, &form);
+        }
         match decision {
+            // Settled above.
+            Decision::OauthToken(_) => Ok(true),
             Decision::Forward => {
                 let limit = judged.tenant.limits.body_bytes;
                 if announced_bytes(session.req_header()).is_some_and(|bytes| bytes > limit) {
@@ -450,6 +464,18 @@ async fn drained(session: &mut Session) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The whole of a small body; `None` where it is larger.
+async fn read_form(session: &mut Session) -> Result<Option<Vec<u8>>> {
+    let mut form = Vec::new();
+    while let Some(bytes) = session.read_request_body().await.map_err(|error| error.into_down())? {
+        if form.len() + bytes.len() > MAX_FORM {
+            return Ok(None);
+        }
+        form.extend_from_slice(&bytes);
+    }
+    Ok(Some(form))
 }
 
 /// The device closed or reset its connection: no refusal of the edge's.

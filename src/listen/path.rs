@@ -5,10 +5,20 @@ use http::HeaderMap;
 
 use crate::upstream::same_folded;
 
+use super::oauth::{METADATA_PATH, OAUTH_TOKEN_PATH};
+
 /// The platform's device token endpoint.
 pub const TOKEN_PATH: &str = "/devicecontrol/deviceAccessToken";
 /// RFC 7517 keys (the path is a convention of RFC 8414's registry neighbours).
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";
+
+/// The edge's own paths: always, and where the tenant has OAuth on.
+const OWN: [&str; 2] = [TOKEN_PATH, JWKS_PATH];
+const OWN_WITH_OAUTH: [&str; 4] = [TOKEN_PATH, JWKS_PATH, OAUTH_TOKEN_PATH, METADATA_PATH];
+
+fn own(oauth: bool) -> &'static [&'static str] {
+    if oauth { &OWN_WITH_OAUTH } else { &OWN }
+}
 
 /// How often a path may be percent-decoded before it is too odd to be told apart.
 const DECODING_ROUNDS: usize = 4;
@@ -18,23 +28,27 @@ const DECODING_ROUNDS: usize = 4;
 pub enum Target {
     Token,
     Jwks,
+    OauthToken,
+    OauthMetadata,
     Upstream,
     /// Not an endpoint of the edge to the letter, but some server would read it as one.
     Ambiguous,
 }
 
-/// Tells whose `path` (without query) is. The comparison with the edge's own paths is to the
+/// Tells whose `path` (without query) is, at a tenant with `oauth` on or off. The comparison with the edge's own paths is to the
 /// letter; whatever an upstream could fold to one of them (case, escapes, parameters, dots,
 /// doubled or reversed slashes, a NUL) is ambiguous, so that edge and upstream never read
 /// one request differently.
-pub fn target(path: &str) -> Target {
+pub fn target(path: &str, oauth: bool) -> Target {
     match path {
         TOKEN_PATH => Target::Token,
         JWKS_PATH => Target::Jwks,
-        _ if folds_to_own(path.as_bytes()) => Target::Ambiguous,
+        OAUTH_TOKEN_PATH if oauth => Target::OauthToken,
+        METADATA_PATH if oauth => Target::OauthMetadata,
+        _ if folds_to_own(path.as_bytes(), own(oauth)) => Target::Ambiguous,
         // Read as a reference of RFC 3986 §4.2, two slashes begin an authority.
         _ if matches!(path.as_bytes(), [b'/' | b'\\', b'/' | b'\\', ..])
-            && ends_in_own(path.as_bytes()) =>
+            && ends_in_own(path.as_bytes(), own(oauth)) =>
         {
             Target::Ambiguous
         }
@@ -47,25 +61,26 @@ const OVERRIDES: [&str; 3] = ["x-original-url", "x-original-uri", "x-rewrite-url
 
 /// Whether a header asks the upstream to read one of the edge's own paths instead of the one
 /// that was asked for: as path or as URL.
-pub fn overrides_to_own(headers: &HeaderMap) -> bool {
+pub fn overrides_to_own(headers: &HeaderMap, oauth: bool) -> bool {
     headers.iter().any(|(name, value)| {
-        OVERRIDES.iter().any(|known| same_folded(name, known)) && ends_in_own(value.as_bytes())
+        OVERRIDES.iter().any(|known| same_folded(name, known))
+            && ends_in_own(value.as_bytes(), own(oauth))
     })
 }
 
 /// Whether a URL's path could be one of the edge's own: what stands before it is taken for
 /// scheme and authority.
-fn ends_in_own(url: &[u8]) -> bool {
-    let Some(url) = fold(url) else { return true };
-    [TOKEN_PATH, JWKS_PATH].iter().any(|own| {
+fn ends_in_own(url: &[u8], own: &[&str]) -> bool {
+    let Some(url) = fold(url, own) else { return true };
+    own.iter().any(|own| {
         let tail = url.len().checked_sub(own.len()).and_then(|at| url.get(at..));
         tail.is_some_and(|tail| tail.eq_ignore_ascii_case(own.as_bytes()))
     })
 }
 
-fn folds_to_own(path: &[u8]) -> bool {
+fn folds_to_own(path: &[u8], own: &[&str]) -> bool {
     // Every folding keeps at least the letters: a shorter path cannot become an own one.
-    if path.len() < JWKS_PATH.len().min(TOKEN_PATH.len()) {
+    if own.iter().all(|own| path.len() < own.len()) {
         return false;
     }
     // The server that reads h2 or an odd request line may prepend what is missing here.
@@ -77,17 +92,17 @@ fn folds_to_own(path: &[u8]) -> bool {
     let path = if path.iter().all(plain) && !path.windows(2).any(|pair| pair == b"//") {
         path
     } else {
-        let Some(reading) = fold(path) else { return true };
+        let Some(reading) = fold(path, own) else { return true };
         folded = reading;
         &folded
     };
     let path = path.strip_suffix(b"/").unwrap_or(path);
-    [TOKEN_PATH, JWKS_PATH].iter().any(|own| path.eq_ignore_ascii_case(own.as_bytes()))
+    own.iter().any(|own| path.eq_ignore_ascii_case(own.as_bytes()))
 }
 
 /// The most generous reading that a server could give a path. `None`: there is more than one,
 /// and one of them may be an own path.
-fn fold(path: &[u8]) -> Option<Vec<u8>> {
+fn fold(path: &[u8], own: &[&str]) -> Option<Vec<u8>> {
     let mut bytes = path.to_vec();
     // Servers behind servers decode more than once, but not without end: each round costs
     // the path's length, and its sender chooses how many there are.
@@ -99,7 +114,7 @@ fn fold(path: &[u8]) -> Option<Vec<u8>> {
         }
         bytes = decoded;
     }
-    if climbs(&bytes) && names_own(&bytes) {
+    if climbs(&bytes) && names_own(&bytes, own) {
         return None;
     }
     if let Some(end) = bytes.iter().position(|b| matches!(b, 0 | b'?' | b'#')) {
@@ -131,8 +146,8 @@ fn climbs(path: &[u8]) -> bool {
         .any(|segment| trim(segment.split(|b| *b == b';').next().unwrap_or_default()) == b"..")
 }
 
-fn names_own(path: &[u8]) -> bool {
-    [TOKEN_PATH, JWKS_PATH].iter().any(|own| {
+fn names_own(path: &[u8], own: &[&str]) -> bool {
+    own.iter().any(|own| {
         let last = own.rsplit('/').next().unwrap_or(own).as_bytes();
         path.windows(last.len()).any(|part| part.eq_ignore_ascii_case(last))
     })
@@ -206,12 +221,12 @@ mod tests {
 
     #[test]
     fn the_token_path_is_taken_to_the_letter() {
-        assert_eq!(target(TOKEN_PATH), Target::Token);
-        assert_eq!(target(JWKS_PATH), Target::Jwks);
+        assert_eq!(target(TOKEN_PATH, false), Target::Token);
+        assert_eq!(target(JWKS_PATH, true), Target::Jwks);
         for other in
             ["/", "/inventory/managedObjects", "/devicecontrol/operations", "/a%2fb;c//d/."]
         {
-            assert_eq!(target(other), Target::Upstream, "{other}");
+            assert_eq!(target(other, true), Target::Upstream, "{other}");
         }
     }
 
@@ -255,13 +270,25 @@ mod tests {
             "/devicecontrol/deviceaccesstoken",
             "/.well-known/JWKS.json",
         ] {
-            assert_eq!(target(trick), Target::Ambiguous, "{trick}");
+            assert_eq!(target(trick, false), Target::Ambiguous, "{trick}");
+        }
+    }
+
+    #[test]
+    fn the_paths_of_oauth_are_the_upstreams_until_it_is_on() {
+        for path in [OAUTH_TOKEN_PATH, METADATA_PATH, "/oauth//token", "/OAuth/Token"] {
+            assert_eq!(target(path, false), Target::Upstream, "{path}");
+        }
+        assert_eq!(target(OAUTH_TOKEN_PATH, true), Target::OauthToken);
+        assert_eq!(target(METADATA_PATH, true), Target::OauthMetadata);
+        for trick in ["/oauth//token", "/OAuth/Token", "/x/../oauth/token", "//a/oauth/token"] {
+            assert_eq!(target(trick, true), Target::Ambiguous, "{trick}");
         }
     }
 
     #[test]
     fn a_path_is_not_decoded_without_end() {
         let nested = format!("/%{}41", "25".repeat(16_000));
-        assert_eq!(target(&nested), Target::Ambiguous);
+        assert_eq!(target(&nested, false), Target::Ambiguous);
     }
 }

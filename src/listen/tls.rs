@@ -3,7 +3,8 @@
 //! One context serves every listener and tenant. What differs by tenant is set on each
 //! session in the ClientHello callback, which runs before resumption is decided:
 //!
-//! 1. ClientHello: SNI → tenant; session id context, certificates, verify mode of the tenant
+//! 1. ClientHello: SNI → tenant (without SNI the listener's default tenant, or, where the
+//!    listener says so, none yet: step 4 finds it by the chain); session id context, certificates, verify mode of the tenant
 //! 2. server name callback: the one place where `unrecognized_name` can be sent
 //! 3. ticket callback: a ticket opens only under the tenant's session context
 //! 4. certificate verification: the gate's verdict; a long chain is verified off the worker
@@ -26,9 +27,10 @@ use boring::ssl::{
 use boring_sys as ffi;
 use foreign_types_shared::ForeignTypeRef;
 
-use crate::gate::ClientIdentity;
+use crate::gate::{ClientIdentity, Resolved};
 use crate::names::ServerName;
 use crate::refusal::{Refusal, Refused};
+use crate::server_certificate::ServerCertificate;
 use crate::tenant::{ClientCertificateMode, Tenant, TenantEntry};
 use crate::trust::Verdict;
 
@@ -60,6 +62,9 @@ const ALERT_CERTIFICATE_UNKNOWN: u8 = 46;
 /// The chain travels in the ticket and the ticket in the next ClientHello, of which BoringSSL
 /// takes 16 KiB: a device with a longer chain gets no ticket, or it could not come back.
 const TICKET_CHAIN_BYTES: usize = 8 * 1024;
+/// Sessions of clients whose certificate names the tenant: their tickets open for each other
+/// only, and the chain in the ticket is resolved again.
+const BY_CERTIFICATE: &[u8; 32] = b"portcullis tenant by certificate";
 /// BoringSSL's word for an extension that it cannot parse.
 const ERROR_PARSING_EXTENSION: &str = "ERROR_PARSING_EXTENSION";
 
@@ -79,8 +84,11 @@ struct Handshake {
     listener: Arc<HttpsListener>,
     server_name: Option<ServerName>,
     tenant: Option<Arc<Tenant>>,
+    /// No SNI, no default tenant: the client certificate names the tenant.
+    by_certificate: bool,
     session_context: [u8; 32],
-    verdict: Option<Verdict>,
+    /// Of a chain that was judged off the worker, or at last.
+    verdict: Option<Result<Resolved, Refused>>,
     refused: Option<Refused>,
 }
 
@@ -201,6 +209,7 @@ impl TlsServer {
                 listener: listener.clone(),
                 server_name: None,
                 tenant: None,
+                by_certificate: false,
                 session_context: [0; 32],
                 verdict: None,
                 refused: None,
@@ -213,7 +222,8 @@ impl TlsServer {
             let refused = Refused::new(Refusal::ProtocolError, "the handshake left no state");
             return Err(failed(Some(stream), None, refused));
         };
-        let Handshake { generation, tenant, server_name, verdict, refused, .. } = *handshake;
+        let Handshake { generation, tenant, by_certificate, server_name, verdict, refused, .. } =
+            *handshake;
         if let Err(error) = ended {
             let refused = refused.unwrap_or_else(|| match &tenant {
                 None => before_tenant(error),
@@ -221,16 +231,32 @@ impl TlsServer {
             });
             return Err(failed(Some(stream), tenant, refused));
         }
-        let Some(tenant) = tenant else {
-            let refused = Refused::new(Refusal::ServerNameUnknown, "the handshake chose no tenant");
-            return Err(failed(Some(stream), None, refused));
-        };
         let chain = PeerChain::of(stream.ssl());
         let resumed = stream.ssl().session_reused();
-        let verdict = match verdict {
+        let (tenant, verdict) = match (verdict, tenant) {
+            (Some(Ok((tenant, verdict))), _) => (tenant, Some(verdict)),
+            (Some(Err(refused)), tenant) => {
+                alert(&stream, refused.refusal);
+                return Err(failed(Some(stream), tenant, refused));
+            }
             // A resumption runs no verification: the chain comes out of the ticket.
-            None if !chain.is_empty() => Some(verdict_of(edge, &tenant, &chain).await),
-            verdict => verdict,
+            (None, Some(tenant)) if !chain.is_empty() => {
+                let verdict = verdict_of(edge, &tenant, &chain).await;
+                (tenant, Some(verdict))
+            }
+            (None, None) if by_certificate => match resolved(edge, &generation, &chain).await {
+                Ok((tenant, verdict)) => (tenant, Some(verdict)),
+                Err(refused) => {
+                    alert(&stream, refused.refusal);
+                    return Err(failed(Some(stream), None, refused));
+                }
+            },
+            (None, Some(tenant)) => (tenant, None),
+            (None, None) => {
+                let refused =
+                    Refused::new(Refusal::ServerNameUnknown, "the handshake chose no tenant");
+                return Err(failed(Some(stream), None, refused));
+            }
         };
         let identity = match verdict {
             None if !listener.client_certificates => Ok(ClientIdentity::Anonymous),
@@ -257,15 +283,22 @@ impl TlsServer {
                 Step::Done => return Ok(()),
                 Step::Verify => {
                     let handshake = stream.ssl().ex_data(self.slot).and_then(Option::as_ref);
-                    let tenant = handshake.and_then(|handshake| handshake.tenant.clone());
-                    let Some(tenant) = tenant else {
+                    let Some(handshake) = handshake else {
                         return Err(Refused::new(
                             Refusal::ProtocolError,
-                            "verification without a tenant",
+                            "verification without a handshake",
                         ));
                     };
+                    let (tenant, generation) =
+                        (handshake.tenant.clone(), handshake.generation.clone());
                     let chain = PeerChain::of(stream.ssl());
-                    let verdict = verdict_of(edge, &tenant, &chain).await;
+                    let verdict = match tenant {
+                        Some(tenant) => {
+                            let verdict = verdict_of(edge, &tenant, &chain).await;
+                            Ok((tenant, verdict))
+                        }
+                        None => resolved(edge, &generation, &chain).await,
+                    };
                     if let Some(handshake) =
                         stream.ssl_mut().ex_data_mut(self.slot).and_then(Option::as_mut)
                     {
@@ -287,6 +320,26 @@ pub async fn verdict_of(edge: &Arc<Edge>, tenant: &Arc<Tenant>, chain: &PeerChai
     verdict_off_worker(edge, tenant, owned, Vec::new()).await
 }
 
+/// Which tenant a chain without SNI belongs to, and the verdict on it there.
+async fn resolved(
+    edge: &Arc<Edge>,
+    generation: &Arc<Generation>,
+    chain: &PeerChain,
+) -> Result<Resolved, Refused> {
+    let ders = chain.ders();
+    if let Some(resolved) = edge.gate.quick_resolve(&generation.directory, &ders) {
+        return resolved;
+    }
+    let owned: Vec<Vec<u8>> = ders.into_iter().map(<[u8]>::to_vec).collect();
+    let (for_gate, generation) = (edge.clone(), generation.clone());
+    off_worker(edge, move || {
+        let chain: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+        for_gate.gate.resolve(&generation.directory, &chain)
+    })
+    .await
+    .and_then(|resolved| resolved)
+}
+
 /// The verdict on a long chain, or on one completed by a header.
 pub async fn verdict_off_worker(
     edge: &Arc<Edge>,
@@ -294,20 +347,29 @@ pub async fn verdict_off_worker(
     chain: Vec<Vec<u8>>,
     extra: Vec<Vec<u8>>,
 ) -> Verdict {
-    let (for_verifier, tenant) = (edge.clone(), tenant.clone());
-    let verify = move || {
+    let (for_gate, tenant) = (edge.clone(), tenant.clone());
+    off_worker(edge, move || {
         let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
         let extra: Vec<&[u8]> = extra.iter().map(Vec::as_slice).collect();
-        for_verifier.gate.verdict(&tenant, &chain, &extra)
-    };
+        for_gate.gate.verdict(&tenant, &chain, &extra)
+    })
+    .await
+    .unwrap_or_else(Verdict::Refused)
+}
+
+/// Runs the verifier where blocking is allowed.
+async fn off_worker<T: Send + 'static>(
+    edge: &Arc<Edge>,
+    verify: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refused> {
     // A few at a time: hostile chains must not take the cores from good ones. The wait for a
     // turn counts against the handshake's or the request's deadline.
     let Ok(_turn) = edge.verifications.acquire().await else {
-        return Verdict::Refused(Refused::new(Refusal::Overloaded, "the edge is stopping"));
+        return Err(Refused::new(Refusal::Overloaded, "the edge is stopping"));
     };
-    tokio::task::spawn_blocking(verify).await.unwrap_or_else(|_| {
-        Verdict::Refused(Refused::new(Refusal::CertificateMalformed, "the verifier did not answer"))
-    })
+    tokio::task::spawn_blocking(verify)
+        .await
+        .map_err(|_| Refused::new(Refusal::CertificateMalformed, "the verifier did not answer"))
 }
 
 enum Step {
@@ -383,27 +445,43 @@ fn choose_tenant(mut hello: ClientHello<'_>, slot: Slot) {
     let server_name = server_name(hello.get_extension(ExtensionType::SERVER_NAME));
     let ssl = hello.ssl_mut();
     let Some(handshake) = ssl.ex_data_mut(slot).and_then(Option::as_mut) else { return };
-    match find_tenant(handshake, server_name) {
-        Ok(tenant) => {
+    let asks = handshake.listener.client_certificates;
+    let set_up = match find_tenant(handshake, server_name) {
+        Ok(Some(tenant)) => {
             handshake.session_context = tenant.session_context();
             handshake.tenant = Some(tenant.clone());
+            let mode = if asks { tenant.client_certificate } else { ClientCertificateMode::None };
             let context = handshake.session_context;
-            let asks = handshake.listener.client_certificates;
-            if set_up(ssl, &tenant, &context, asks, slot).is_err()
-                && let Some(handshake) = ssl.ex_data_mut(slot).and_then(Option::as_mut)
-            {
-                handshake.refused =
-                    Some(Refused::new(Refusal::Overloaded, "no memory for a TLS session"));
-            }
+            set_up(ssl, &tenant.certificates, mode, context, asks, slot).inspect(|()| {
+                if tenant.send_ca_names && mode != ClientCertificateMode::None {
+                    send_ca_names(ssl, &tenant);
+                }
+            })
         }
-        Err(refused) => handshake.refused = Some(refused),
+        Ok(None) => {
+            handshake.by_certificate = true;
+            handshake.session_context = *BY_CERTIFICATE;
+            let certificate = handshake.listener.tenant_by_certificate.clone();
+            let mode = ClientCertificateMode::Required;
+            set_up(ssl, certificate.as_slice(), mode, *BY_CERTIFICATE, asks, slot)
+        }
+        Err(refused) => {
+            handshake.refused = Some(refused);
+            return;
+        }
+    };
+    if set_up.is_err()
+        && let Some(handshake) = ssl.ex_data_mut(slot).and_then(Option::as_mut)
+    {
+        handshake.refused = Some(Refused::new(Refusal::Overloaded, "no memory for a TLS session"));
     }
 }
 
+/// The tenant that the ClientHello names; `None`: the client certificate is to name it.
 fn find_tenant(
     handshake: &mut Handshake,
     server_name: Result<Option<ServerName>, &'static str>,
-) -> Result<Arc<Tenant>, Refused> {
+) -> Result<Option<Arc<Tenant>>, Refused> {
     let refuse = |reason: &'static str| Refused::new(Refusal::ServerNameUnknown, reason);
     let directory = &handshake.generation.directory;
     let name = server_name.map_err(refuse)?;
@@ -414,6 +492,7 @@ fn find_tenant(
         (None, Some(id)) => {
             directory.by_id(id).ok_or_else(|| refuse("the default tenant is gone"))?
         }
+        (None, None) if handshake.listener.tenant_by_certificate.is_some() => return Ok(None),
         (None, None) => return Err(refuse("no SNI, and the listener has no default tenant")),
     };
     let tenant = match entry {
@@ -426,22 +505,22 @@ fn find_tenant(
         }
     };
     handshake.server_name = name;
-    Ok(tenant)
+    Ok(Some(tenant))
 }
 
-/// Puts the tenant's settings on the session.
+/// Puts what differs by tenant on the session. `asks_for_certificate`: whether the listener
+/// does.
 fn set_up(
     ssl: &mut SslRef,
-    tenant: &Tenant,
-    session_context: &[u8; 32],
+    certificates: &[Arc<ServerCertificate>],
+    mode: ClientCertificateMode,
+    session_context: [u8; 32],
     asks_for_certificate: bool,
     slot: Slot,
 ) -> Result<(), ErrorStack> {
-    for certificate in &tenant.certificates {
+    for certificate in certificates {
         ssl.add_credential(certificate.credential())?;
     }
-    let mode =
-        if asks_for_certificate { tenant.client_certificate } else { ClientCertificateMode::None };
     let mode_flags = match mode {
         ClientCertificateMode::Required => {
             SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT
@@ -452,16 +531,13 @@ fn set_up(
     // `set_verify` would do for the mode, but it is for contexts that keep X509 objects.
     ssl.set_custom_verify_callback(mode_flags, move |ssl| chain_verdict(ssl, slot));
     // A listener that asks for no certificate must not share sessions with one that does.
-    let mut bound = *session_context;
+    let mut bound = session_context;
     bound[0] ^= u8::from(!asks_for_certificate);
     // SAFETY: the session is alive; the context is copied.
     let done =
         unsafe { ffi::SSL_set_session_id_context(ssl.as_ptr(), bound.as_ptr(), bound.len()) };
     if done != 1 {
         return Err(ErrorStack::get());
-    }
-    if tenant.send_ca_names && mode != ClientCertificateMode::None {
-        send_ca_names(ssl, tenant);
     }
     Ok(())
 }
@@ -485,7 +561,8 @@ fn send_ca_names(ssl: &mut SslRef, tenant: &Tenant) {
 fn name_verdict(ssl: &mut SslRef, alert: &mut SslAlert, slot: Slot) -> Result<(), SniError> {
     let handshake = ssl.ex_data(slot).and_then(Option::as_deref);
     let refusal = match handshake {
-        Some(Handshake { refused: None, tenant: Some(_), .. }) => return Ok(()),
+        Some(Handshake { refused: None, tenant: Some(_), .. })
+        | Some(Handshake { refused: None, by_certificate: true, .. }) => return Ok(()),
         Some(Handshake { refused: Some(refused), .. }) => refused.refusal,
         _ => Refusal::ServerNameUnknown,
     };
@@ -499,26 +576,28 @@ fn chain_verdict(ssl: &mut SslRef, slot: Slot) -> Result<(), SslVerifyError> {
     let Some(handshake) = ssl.ex_data_mut(slot).and_then(Option::as_mut) else {
         return Err(SslVerifyError::Invalid(to_alert(ALERT_CERTIFICATE_UNKNOWN)));
     };
-    let Some(tenant) = handshake.tenant.clone() else {
-        return Err(SslVerifyError::Invalid(to_alert(ALERT_CERTIFICATE_UNKNOWN)));
-    };
     let gate = &handshake.edge.gate;
-    let verdict = match handshake.verdict.take() {
-        Some(verdict) => verdict,
-        None => match gate.quick_verdict(&tenant, &chain.ders(), &[]) {
-            Some(verdict) => verdict,
-            None => return Err(SslVerifyError::Retry),
-        },
+    let resolved = match (handshake.verdict.take(), &handshake.tenant) {
+        (Some(resolved), _) => Some(resolved),
+        (None, Some(tenant)) => gate
+            .quick_verdict(tenant, &chain.ders(), &[])
+            .map(|verdict| Ok((tenant.clone(), verdict))),
+        (None, None) => gate.quick_resolve(&handshake.generation.directory, &chain.ders()),
     };
-    handshake.verdict = Some(verdict.clone());
-    match gate.identify(&tenant, Some(verdict)) {
-        Ok(_) => Ok(()),
-        Err(refused) => {
-            let alert = to_alert(refused.refusal.tls_alert());
-            handshake.refused = Some(refused);
-            Err(SslVerifyError::Invalid(alert))
-        }
+    let Some(resolved) = resolved else { return Err(SslVerifyError::Retry) };
+    let judged = match &resolved {
+        Ok((tenant, verdict)) => gate.identify(tenant, Some(verdict.clone())).map(drop),
+        Err(refused) => Err(refused.clone()),
+    };
+    if let Ok((tenant, _)) = &resolved {
+        handshake.tenant = Some(tenant.clone());
     }
+    handshake.verdict = Some(resolved);
+    judged.map_err(|refused| {
+        let alert = to_alert(refused.refusal.tls_alert());
+        handshake.refused = Some(refused);
+        SslVerifyError::Invalid(alert)
+    })
 }
 
 /// boring names alerts and takes no numbers; these are all that [`Refusal::tls_alert`] gives.

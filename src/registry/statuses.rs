@@ -12,7 +12,7 @@ use crate::names::{DeviceId, TenantId};
 /// Half of a SHA-256, whatever the length of the names: 17 bytes a device with its status,
 /// 20 to 40 with the table's slack. To find two names that share one takes 2^64 attempts,
 /// to find the other name of a given device 2^128.
-type Key = [u8; 16];
+pub type Key = [u8; 16];
 
 /// Enough that readers seldom meet a writer; a writer holds a lock for one insertion.
 const SHARDS: usize = 64;
@@ -38,14 +38,42 @@ impl Statuses {
         self.shard(&key).write().unwrap_or_else(PoisonError::into_inner).insert(key, status);
     }
 
+    /// Takes in news: `None` where a device is gone. `whole`: what is not among them is gone
+    /// too.
+    pub(super) fn take(&self, news: HashMap<Key, Option<DeviceStatus>>, whole: bool) {
+        if !whole {
+            for (key, status) in news {
+                let mut shard = self.shard(&key).write().unwrap_or_else(PoisonError::into_inner);
+                match status {
+                    Some(status) => shard.insert(key, status),
+                    None => shard.remove(&key),
+                };
+            }
+            return;
+        }
+        let mut shards: [HashMap<Key, DeviceStatus>; SHARDS] = array::from_fn(|_| HashMap::new());
+        for (key, status) in news {
+            if let Some(status) = status {
+                shards[shard_of(&key)].insert(key, status);
+            }
+        }
+        for (shard, anew) in self.shards.iter().zip(shards) {
+            *shard.write().unwrap_or_else(PoisonError::into_inner) = anew;
+        }
+    }
+
     fn shard(&self, key: &Key) -> &RwLock<HashMap<Key, DeviceStatus>> {
-        let [first, ..] = *key;
-        &self.shards[usize::from(first) % SHARDS]
+        &self.shards[shard_of(key)]
     }
 }
 
+fn shard_of(key: &Key) -> usize {
+    let [first, ..] = *key;
+    usize::from(first) % SHARDS
+}
+
 /// Over the length-prefixed names, so that no two pairs run together.
-fn key(tenant: &TenantId, device: &DeviceId) -> Key {
+pub(super) fn key(tenant: &TenantId, device: &DeviceId) -> Key {
     let mut hash = Sha256::new();
     for name in [tenant.as_str(), device.as_str()] {
         hash.update(&(name.len() as u64).to_be_bytes());

@@ -2,74 +2,123 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::sleep_until;
 
-use super::statuses::Statuses;
-use super::{DeviceRecord, DeviceStatus, RegistryError, Store, StoreFault, Write};
+use super::error::Place;
+use super::memory::Memory;
+use super::store::Store;
+use super::{
+    Actor, AuditQuery, AuditRecord, Change, DeviceQuery, DeviceRecord, Outcome, Registered,
+    Registration, RegistryError, StoreFault,
+};
+use crate::clock::UnixSeconds;
 use crate::metrics::Metrics;
 use crate::names::{DeviceId, TenantId};
 
-/// Commands taken at once: their writes share one transaction and so one fsync.
+/// Commands taken at once: their registrations share one transaction and so one fsync.
 const BATCH: usize = 256;
 
-/// How often a store that failed is asked whether it works again.
+/// How often a store that could not be written is asked whether it can be again.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// Rows read at a time while the statuses are loaded; bounds the memory that takes.
-const PAGE: u32 = 10_000;
-
 pub(super) type Opening = Result<Box<dyn Store>, RegistryError>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
 
-/// What the worker is asked.
+/// What the worker is asked. What nobody waits for any more is left out.
 pub(super) enum Command {
-    Write(Pending),
-    List {
-        tenant: TenantId,
-        after: Option<DeviceId>,
-        limit: u32,
-        reply: oneshot::Sender<Result<Vec<DeviceRecord>, RegistryError>>,
-    },
+    Register(Registration, Reply<Registered>),
+    Apply(Box<Order>, Reply<Outcome>),
+    Devices(DeviceQuery, Reply<Vec<DeviceRecord>>),
+    Device(TenantId, DeviceId, Reply<Option<DeviceRecord>>),
+    Count(TenantId, Reply<u64>),
+    Audit(AuditQuery, Reply<Vec<AuditRecord>>),
     Close(oneshot::Sender<()>),
 }
 
-/// A write and who waits for it. A write that nobody waits for any more is left out.
-pub(super) struct Pending {
-    pub(super) write: Write,
-    pub(super) reply: oneshot::Sender<Result<Option<DeviceStatus>, RegistryError>>,
+/// A change that somebody asks for.
+pub(super) struct Order {
+    pub(super) actor: Actor,
+    pub(super) at: UnixSeconds,
+    pub(super) change: Change,
 }
 
-/// Whether the last write succeeded, here and as a metric.
+/// Whether the store can be read and written, here and as a metric, and how long ago memory
+/// was held against it.
 pub(super) struct Health {
-    up: AtomicBool,
+    readable: AtomicBool,
+    writable: AtomicBool,
     metrics: Arc<Metrics>,
+    started: Instant,
+    /// Milliseconds from `started` to the end of memory's freshness.
+    fresh_until: AtomicU64,
+    max_staleness: Duration,
 }
 
 impl Health {
     /// Down, until the store has been opened.
-    pub(super) fn new(metrics: Arc<Metrics>) -> Health {
+    pub(super) fn new(metrics: Arc<Metrics>, max_staleness: Duration) -> Health {
         metrics.registry_up.set(0);
-        Health { up: AtomicBool::new(false), metrics }
+        Health {
+            readable: AtomicBool::new(false),
+            writable: AtomicBool::new(true),
+            metrics,
+            started: Instant::now(),
+            fresh_until: AtomicU64::new(0),
+            max_staleness,
+        }
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+        self.readable.load(Ordering::Relaxed) && self.writable.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set(&self, up: bool) {
-        self.up.store(up, Ordering::Relaxed);
-        self.metrics.registry_up.set(up.into());
+    pub(super) fn is_fresh(&self) -> bool {
+        millis(self.started.elapsed()) < self.fresh_until.load(Ordering::Relaxed)
     }
+
+    /// As the last write went; one that was not answered in time has failed.
+    pub(super) fn set_writable(&self, writable: bool) {
+        self.writable.store(writable, Ordering::Relaxed);
+        self.metrics.registry_up.set(self.is_up().into());
+    }
+
+    /// Memory has all that the store had at `asked`.
+    fn read(&self, asked: Instant) {
+        let until = asked.duration_since(self.started).saturating_add(self.max_staleness);
+        self.fresh_until.store(millis(until), Ordering::Relaxed);
+        self.set_readable(true);
+    }
+
+    fn set_readable(&self, readable: bool) {
+        self.readable.store(readable, Ordering::Relaxed);
+        self.metrics.registry_up.set(self.is_up().into());
+    }
+
+    fn is_readable(&self) -> bool {
+        self.readable.load(Ordering::Relaxed)
+    }
+
+    fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) struct Worker {
     pub(super) queue: mpsc::Receiver<Command>,
-    pub(super) statuses: Arc<Statuses>,
+    pub(super) memory: Arc<Memory>,
     pub(super) health: Arc<Health>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) poll: Duration,
 }
 
 impl Worker {
@@ -78,7 +127,7 @@ impl Worker {
     pub(super) fn spawn(
         self,
         opening: impl Future<Output = Opening> + Send + 'static,
-        opened: oneshot::Sender<Result<(), RegistryError>>,
+        opened: Reply<Place>,
     ) -> Result<(), RegistryError> {
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(RegistryError::Thread)?;
@@ -89,135 +138,204 @@ impl Worker {
         Ok(())
     }
 
-    async fn run(
-        self,
-        opening: impl Future<Output = Opening>,
-        opened: oneshot::Sender<Result<(), RegistryError>>,
-    ) {
-        let loaded = match opening.await {
-            Ok(mut store) => self.load(&mut *store).await.map(|()| store),
-            Err(error) => Err(error),
+    async fn run(self, opening: impl Future<Output = Opening>, opened: Reply<Place>) {
+        let mut store = match opening.await {
+            Ok(store) => store,
+            // Where nobody waits for the answer any more, the queue is closed too.
+            Err(error) => return drop(opened.send(Err(error))),
         };
-        // Where nobody waits for the answer any more, the queue is closed too.
-        match loaded {
-            Ok(store) => {
-                self.health.set(true);
-                let _ = opened.send(Ok(()));
-                self.serve(store).await;
-            }
-            Err(error) => {
-                let _ = opened.send(Err(error));
-            }
+        let place = store.place().clone();
+        if let Err(fault) = self.follow(&mut *store).await {
+            store.close().await;
+            return drop(opened.send(Err(RegistryError::opening(place, fault))));
         }
-    }
-
-    async fn load(&self, store: &mut dyn Store) -> Result<(), RegistryError> {
-        let mut after = None;
-        loop {
-            let page = store.page(after.as_ref(), PAGE).await;
-            let page =
-                page.map_err(|fault| RegistryError::opening(store.location().into(), fault))?;
-            for (tenant, device, status) in &page {
-                self.statuses.set(tenant, device, *status);
-            }
-            match page.into_iter().next_back() {
-                Some((tenant, device, _)) => after = Some((tenant, device)),
-                None => return Ok(()),
-            }
-        }
+        let _ = opened.send(Ok(place));
+        self.serve(store).await;
     }
 
     async fn serve(mut self, mut store: Box<dyn Store>) {
-        let location: Arc<str> = store.location().into();
-        let unavailable = |fault: Arc<StoreFault>| RegistryError::Unavailable {
-            location: location.clone(),
-            fault,
-        };
         let mut commands = Vec::with_capacity(BATCH);
-        let mut closing = None;
-        while closing.is_none() && self.next(&mut *store, &mut commands).await > 0 {
-            let mut writes = Vec::new();
-            let mut replies = Vec::new();
-            let mut reads = Vec::new();
-            for command in commands.drain(..) {
-                match command {
-                    Command::Write(Pending { reply, .. }) if reply.is_closed() => {}
-                    Command::Write(Pending { write, reply }) => {
-                        writes.push(write);
-                        replies.push(reply);
-                    }
-                    Command::List { tenant, after, limit, reply } => {
-                        reads.push((tenant, after, limit, reply));
-                    }
-                    Command::Close(done) => closing = Some(done),
-                }
+        let (mut next_poll, mut next_probe) = (Instant::now() + self.poll, Instant::now());
+        loop {
+            let now = Instant::now();
+            if now >= next_poll {
+                self.poll(&mut *store).await;
+                next_poll = Instant::now() + self.poll;
             }
-            match self.commit(&mut *store, &writes).await {
-                Ok(outcomes) => {
-                    for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                        let _ = reply.send(Ok(outcome));
-                    }
-                }
-                Err(fault) => {
-                    let fault = Arc::new(fault);
-                    for reply in replies {
-                        let _ = reply.send(Err(unavailable(fault.clone())));
-                    }
-                }
+            // An edge that gets no traffic because it is not ready would otherwise never
+            // write again.
+            if !self.health.is_writable() && now >= next_probe {
+                self.health.set_writable(store.probe().await.is_ok());
+                next_probe = Instant::now() + PROBE;
             }
-            for (tenant, after, limit, reply) in reads {
-                let listed = store.list(&tenant, after.as_ref(), limit).await;
-                let _ = reply.send(listed.map_err(|fault| unavailable(Arc::new(fault))));
+            tokio::select! {
+                count = self.queue.recv_many(&mut commands, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    if let Some(done) = self.work(&mut *store, &mut commands).await {
+                        store.close().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                }
+                () = self.wake.notified() => self.poll(&mut *store).await,
+                () = sleep_until(next_poll.into()) => {}
             }
         }
         store.close().await;
-        if let Some(done) = closing {
-            let _ = done.send(());
-        }
     }
 
-    /// Waits for commands. After a failed write the store is probed meanwhile: an edge that
-    /// gets no traffic because it is not ready would otherwise never write again.
-    async fn next(&mut self, store: &mut dyn Store, commands: &mut Vec<Command>) -> usize {
-        loop {
-            let next = self.queue.recv_many(commands, BATCH);
-            if self.health.is_up() {
-                return next.await;
-            }
-            match tokio::time::timeout(PROBE, next).await {
-                Ok(count) => return count,
-                Err(_) => self.health.set(store.probe().await.is_ok()),
-            }
-        }
-    }
-
-    /// Memory is changed here and nowhere else after the load: after the commit, in the
-    /// order of the commits, and before anybody is answered.
-    async fn commit(
+    /// Does what has gathered: registrations in one transaction, then the others one by one.
+    async fn work(
         &self,
         store: &mut dyn Store,
-        writes: &[Write],
-    ) -> Result<Vec<Option<DeviceStatus>>, StoreFault> {
-        if writes.is_empty() {
-            return Ok(Vec::new());
+        commands: &mut Vec<Command>,
+    ) -> Option<oneshot::Sender<()>> {
+        let (mut registrations, mut replies) = (Vec::new(), Vec::new());
+        let mut others = Vec::new();
+        for command in commands.drain(..) {
+            match command {
+                Command::Register(registration, reply) if !reply.is_closed() => {
+                    registrations.push(registration);
+                    replies.push(reply);
+                }
+                Command::Register(..) => {}
+                other => others.push(other),
+            }
         }
-        let outcomes = store.write(writes).await;
-        self.health.set(outcomes.is_ok());
-        match &outcomes {
-            Ok(outcomes) => {
-                for (write, outcome) in writes.iter().zip(outcomes) {
-                    if let Some(status) = outcome {
-                        self.statuses.set(write.tenant(), write.device(), *status);
-                    }
+        if !registrations.is_empty() {
+            self.register(store, &registrations, replies).await;
+        }
+        let mut closing = None;
+        for command in others {
+            match command {
+                Command::Register(..) => {}
+                Command::Apply(order, reply) if !reply.is_closed() => {
+                    let applied = self.apply(store, &order).await;
+                    answer(store, reply, applied);
+                }
+                Command::Devices(query, reply) if !reply.is_closed() => {
+                    let found = store.devices(&query).await;
+                    answer(store, reply, found);
+                }
+                Command::Device(tenant, device, reply) if !reply.is_closed() => {
+                    let found = store.device(&tenant, &device).await;
+                    answer(store, reply, found);
+                }
+                Command::Count(tenant, reply) if !reply.is_closed() => {
+                    let found = store.device_count(&tenant).await;
+                    answer(store, reply, found);
+                }
+                Command::Audit(query, reply) if !reply.is_closed() => {
+                    let found = store.audit(&query).await;
+                    answer(store, reply, found);
+                }
+                Command::Close(done) => closing = Some(done),
+                // Nobody waits.
+                Command::Apply(..)
+                | Command::Devices(..)
+                | Command::Device(..)
+                | Command::Count(..)
+                | Command::Audit(..) => {}
+            }
+        }
+        closing
+    }
+
+    /// Memory follows the commit and never runs ahead of it, and knows before anybody is
+    /// answered.
+    async fn register(
+        &self,
+        store: &mut dyn Store,
+        registrations: &[Registration],
+        replies: Vec<Reply<Registered>>,
+    ) {
+        let asked = Instant::now();
+        let done = match self.written(store.register(registrations).await, store.place()) {
+            Ok(done) => done,
+            Err(fault) => {
+                let fault = Arc::new(fault);
+                for reply in replies {
+                    let _ = reply.send(Err(unavailable(store.place(), fault.clone())));
+                }
+                return;
+            }
+        };
+        for (registration, outcome) in registrations.iter().zip(&done.outcomes) {
+            let Registration { tenant, device, .. } = registration;
+            self.memory.statuses.set(tenant, device, outcome.status);
+        }
+        if done.in_step {
+            self.health.read(asked);
+        } else {
+            // Its failure is the next poll's to repair: what was asked for is done.
+            self.poll(store).await;
+        }
+        for (reply, outcome) in replies.into_iter().zip(done.outcomes) {
+            let _ = reply.send(Ok(outcome));
+        }
+    }
+
+    async fn apply(&self, store: &mut dyn Store, order: &Order) -> Result<Outcome, StoreFault> {
+        let Order { actor, at, change } = order;
+        let outcome = self.written(store.apply(actor, *at, change).await, store.place())?;
+        // Also where nothing has changed: what stood in the way may be another node's.
+        match self.follow(store).await {
+            Ok(()) => Ok(outcome),
+            Err(fault) => {
+                self.health.set_readable(false);
+                Err(StoreFault::Commit(Box::new(fault)))
+            }
+        }
+    }
+
+    fn written<T>(&self, written: Result<T, StoreFault>, place: &Place) -> Result<T, StoreFault> {
+        self.health.set_writable(written.is_ok());
+        if let Err(fault) = &written {
+            tracing::error!(registry = %place, %fault, "the registry could not be written");
+        }
+        written
+    }
+
+    /// Follows, and says where that ceases to work and where it works again.
+    async fn poll(&self, store: &mut dyn Store) {
+        let was_readable = self.health.is_readable();
+        match self.follow(store).await {
+            Ok(()) if !was_readable => {
+                tracing::info!(registry = %store.place(), "the registry can be read again");
+            }
+            Ok(()) => {}
+            Err(fault) => {
+                self.health.set_readable(false);
+                if was_readable {
+                    tracing::error!(
+                        registry = %store.place(),
+                        %fault,
+                        "the registry could not be read; serving from memory"
+                    );
                 }
             }
-            Err(fault) => tracing::error!(
-                registry = store.location(),
-                writes = writes.len(),
-                %fault,
-                "the registry could not be written"
-            ),
         }
-        outcomes
     }
+
+    /// Brings memory up to what the store has now.
+    async fn follow(&self, store: &mut dyn Store) -> Result<(), StoreFault> {
+        let asked = Instant::now();
+        if let Some(feed) = store.follow().await? {
+            self.memory.take(feed);
+        }
+        self.health.read(asked);
+        Ok(())
+    }
+}
+
+fn answer<T>(store: &dyn Store, reply: Reply<T>, answer: Result<T, StoreFault>) {
+    let answer = answer.map_err(|fault| unavailable(store.place(), Arc::new(fault)));
+    // Whoever gave up meanwhile has its deadline's error.
+    let _ = reply.send(answer);
+}
+
+fn unavailable(place: &Place, fault: Arc<StoreFault>) -> RegistryError {
+    RegistryError::Unavailable { place: place.clone(), fault }
 }

@@ -5,17 +5,27 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use boring::rand::rand_bytes;
 use serde::Serialize;
 
-use super::{TokenFault, TokenRequest};
+use super::{Kind, TokenFault, TokenRequest};
 use crate::clock::UnixSeconds;
 
+/// Before the device's id in `sub`.
+pub(super) const SUBJECT_PREFIX: &str = "device_";
+
+/// The member of `cnf` that names a certificate (RFC 8705 §3.1).
+pub(super) const CERTIFICATE_SHA256: &str = "x5t#S256";
+
 /// The claims of a new token, ready to stand in a JWS: base64url over JSON.
-pub(super) fn encoded(request: &TokenRequest<'_>, now: UnixSeconds) -> Result<String, TokenFault> {
+pub(super) fn encoded(
+    request: &TokenRequest<'_>,
+    kind: Kind,
+    now: UnixSeconds,
+) -> Result<String, TokenFault> {
     let settings = request.settings;
     let claims = Claims {
         jti: random_uuid()?,
-        iss: &settings.issuer,
+        iss: kind.issuer(settings),
         aud: &settings.audience,
-        sub: format!("device_{}", request.device),
+        sub: format!("{SUBJECT_PREFIX}{}", request.device),
         tci: random_uuid()?,
         iat: now,
         nbf: now,
@@ -23,8 +33,9 @@ pub(super) fn encoded(request: &TokenRequest<'_>, now: UnixSeconds) -> Result<St
         tfa: false,
         ten: request.tenant.as_str(),
         xsrf_token: random_text()?,
-        cnf: settings
-            .bind_certificate
+        client_id: (kind == Kind::Access).then_some(request.device.as_str()),
+        cnf: kind
+            .binds(settings)
             .then(|| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(request.leaf_sha256) }),
     };
     Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims)?))
@@ -52,6 +63,9 @@ struct Claims<'a> {
     /// Random; what the platform compares with `X-XSRF-TOKEN` where the token is a cookie.
     #[serde(rename = "xsrfToken")]
     xsrf_token: String,
+    /// In an access token: the OAuth client, which is the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cnf: Option<Confirmation>,
 }

@@ -90,7 +90,7 @@ fn agrees(
 }
 
 impl Algorithm {
-    fn jose(self) -> jsonwebtoken::Algorithm {
+    pub(super) fn jose(self) -> jsonwebtoken::Algorithm {
         match self {
             Algorithm::Es256 => jsonwebtoken::Algorithm::ES256,
             Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
@@ -100,6 +100,9 @@ impl Algorithm {
 
 /// Below: weak. Above: a signature would hold up a worker.
 const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
+
+/// What every verifier takes; a longer key costs each signature more.
+const GENERATED_RSA_BITS: u32 = 2048;
 
 /// `r` and `s` of P-256 in a JWS (RFC 7518 §3.4).
 const P256_BYTES: usize = 32;
@@ -115,6 +118,30 @@ impl PrivateKey {
     pub(super) fn from_pem(pem: &[u8]) -> Result<PrivateKey, KeyFault> {
         let key = PKey::private_key_from_pem(pem).map_err(|_| KeyFault::Unreadable)?;
         PrivateKey::new(key)
+    }
+
+    /// An unencrypted PKCS#8 structure.
+    pub(super) fn from_pkcs8(der: &[u8]) -> Result<PrivateKey, KeyFault> {
+        let key = PKey::private_key_from_pkcs8(der).map_err(|_| KeyFault::Unreadable)?;
+        PrivateKey::new(key)
+    }
+
+    /// A new random key, with its PKCS#8 structure. RSA takes a good part of a second, and
+    /// its time is a matter of luck.
+    pub(super) fn generate(algorithm: Algorithm) -> Result<(PrivateKey, Vec<u8>), ErrorStack> {
+        let (private, key) = match algorithm {
+            Algorithm::Es256 => {
+                let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+                let key = EcKey::generate(&group)?;
+                (PrivateKey::Es256(key.clone()), PKey::from_ec_key(key)?)
+            }
+            Algorithm::Rs256 => {
+                let key = PKey::from_rsa(Rsa::generate(GENERATED_RSA_BITS)?)?;
+                (PrivateKey::Rs256(key.clone()), key)
+            }
+        };
+        let der = key.private_key_to_der_pkcs8()?;
+        Ok((private, der))
     }
 
     fn new(key: PKey<Private>) -> Result<PrivateKey, KeyFault> {
@@ -153,13 +180,17 @@ impl PrivateKey {
         }
     }
 
+    /// The SubjectPublicKeyInfo.
+    pub(super) fn public_der(&self) -> Result<Vec<u8>, ErrorStack> {
+        match self {
+            PrivateKey::Es256(key) => key.public_key_to_der(),
+            PrivateKey::Rs256(key) => key.public_key_to_der(),
+        }
+    }
+
     /// SHA-256 of the SubjectPublicKeyInfo.
     pub(super) fn public_sha256(&self) -> Result<[u8; 32], ErrorStack> {
-        let der = match self {
-            PrivateKey::Es256(key) => key.public_key_to_der()?,
-            PrivateKey::Rs256(key) => key.public_key_to_der()?,
-        };
-        Ok(sha256(&der))
+        Ok(sha256(&self.public_der()?))
     }
 
     pub(super) fn public_coordinates(&self) -> Result<Coordinates, ErrorStack> {
@@ -204,6 +235,15 @@ pub(super) enum Coordinates {
     Ec { crv: &'static str, x: String, y: String },
     #[serde(rename = "RSA")]
     Rsa { n: String, e: String },
+}
+
+impl Coordinates {
+    pub(super) fn decoding_key(&self) -> JwtResult<DecodingKey> {
+        match self {
+            Coordinates::Ec { x, y, .. } => DecodingKey::from_ec_components(x, y),
+            Coordinates::Rsa { n, e } => DecodingKey::from_rsa_components(n, e),
+        }
+    }
 }
 
 enum PublicKey {

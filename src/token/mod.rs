@@ -4,12 +4,26 @@
 //! A token is minted only for a device that the gate has just authenticated. It is given
 //! again only on the same terms: same leaf, trust epoch and settings, and a signing key that
 //! is still published. Anything else makes a new one.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `claims` | what a token says |
+//! | `keys` | keys as they sign and are published |
+//! | `key_ring`, `seal` | managed keys: sealed in the registry, rotated by time |
+//! | `bearer`, `json` | judges a token that a request carries |
+//! | `relay` | tokens that the platform made, by the same half-life rule |
 
+mod bearer;
 mod claims;
 mod crypto;
+mod json;
+mod key_ring;
 mod keys;
+mod relay;
+mod seal;
 #[cfg(test)]
 mod tests;
+mod x509;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,8 +39,16 @@ use crate::clock::{Clock, UnixSeconds};
 use crate::names::{DeviceId, TenantId};
 use crate::trust::Epoch;
 
+pub use self::bearer::{Bearer, MAX_BEARER_BYTES, NOT_BEFORE_LEEWAY, VerifiedBearer, check_bearer};
 pub use self::crypto::install_crypto_provider;
-pub use self::keys::{KeyFault, SigningKeys};
+pub use self::key_ring::{
+    KeyRing, KeyState, KeyStatus, MAX_KEYS, NewKey, ROTATION_SLACK, RotationFault,
+    RotationSettings, RotationSettingsFault,
+};
+pub use self::keys::{JWKS_MAX_AGE, KeyFault, SigningKeys};
+pub use self::relay::{Flight, FlightGuard, MAX_KEPT, Relayed, RelayedToken, RelayedTokens};
+pub use self::seal::{KeyRingFault, KeySecret, KeySecretFault, RowFault, SealedKey};
+pub use self::x509::X509Signer;
 
 /// What signs a token (RFC 7518 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +60,11 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// By its name in a JOSE header.
+    pub fn from_name(name: &str) -> Option<Algorithm> {
+        [Algorithm::Es256, Algorithm::Rs256].into_iter().find(|known| known.name() == name)
+    }
+
     /// The name in a JOSE header.
     pub fn name(self) -> &'static str {
         match self {
@@ -59,6 +86,9 @@ pub enum ResponseType {
 /// The shortest lifespan that the platform allows, in seconds.
 pub const MIN_LIFESPAN: u32 = 300;
 
+/// The longest lifespan that a tenant may ask for, in seconds: 30 days.
+pub const MAX_LIFESPAN: u32 = 30 * 86_400;
+
 /// How one tenant's tokens are made.
 #[derive(Clone, Debug)]
 pub struct TokenSettings {
@@ -70,6 +100,9 @@ pub struct TokenSettings {
     /// Bind the token to the device's certificate (`cnf`, RFC 8705 §3.1).
     pub bind_certificate: bool,
     pub response_type: ResponseType,
+    /// The issuer of OAuth's access tokens and of the metadata, an https URL (RFC 8414 §2);
+    /// `None`: OAuth is off.
+    pub oauth_issuer: Option<String>,
 }
 
 /// A request of a device that the gate has authenticated.
@@ -90,11 +123,35 @@ pub struct Issued {
     pub fresh: bool,
 }
 
+/// What an OAuth client gets.
+#[derive(Clone, Debug)]
+pub struct IssuedAccess {
+    pub token: Arc<Token>,
+    /// Signed for this request; else the current token, given again.
+    pub fresh: bool,
+    /// Seconds that are left of the token's life.
+    pub expires_in: i64,
+}
+
+impl IssuedAccess {
+    /// The successful response (RFC 6749 §5.1), to be sent as `application/json` with
+    /// `Cache-Control: no-store`. A token bound by mutual TLS is of the type Bearer
+    /// (RFC 8705 §3).
+    pub fn body(&self) -> Bytes {
+        // A JWT needs no escapes in JSON.
+        Bytes::from(format!(
+            r#"{{"access_token":"{}","token_type":"Bearer","expires_in":{}}}"#,
+            self.token.jwt(),
+            self.expires_in,
+        ))
+    }
+}
+
 /// Why no token can be made. Each is a fault of the edge or its configuration, none of the
 /// device.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFault {
-    #[error("no signing key for {} is configured", .0.name())]
+    #[error("no signing key for {} is published, or none of them may sign yet", .0.name())]
     NoSigningKey(Algorithm),
     #[error("a token lifespan of {0} s is below the minimum of {MIN_LIFESPAN} s")]
     LifespanTooShort(u32),
@@ -125,38 +182,89 @@ impl TokenService {
     /// The device's current token, or a new one. Of concurrent requests of one device one
     /// signs, and the others get what it signed.
     pub fn token(&self, request: &TokenRequest<'_>) -> Result<Issued, TokenFault> {
-        let key = cache_key(request.tenant, request.device);
+        self.issue(request, Kind::Device).map(|(issued, _)| issued)
+    }
+
+    /// The device's current OAuth access token, or a new one (RFC 6749 §4.4): always bound to
+    /// its certificate (RFC 8705 §3), whatever the settings say, and with the device as its
+    /// `client_id` (RFC 8693 §4.3). Apart from the token of [`TokenService::token`]: each has
+    /// its own half-life.
+    pub fn access_token(&self, request: &TokenRequest<'_>) -> Result<IssuedAccess, TokenFault> {
+        let (Issued { token, fresh }, now) = self.issue(request, Kind::Access)?;
+        let expires_in = token.expires_at().saturating_sub(now);
+        Ok(IssuedAccess { token, fresh, expires_in })
+    }
+
+    /// A token with the time at which it was found good.
+    fn issue(
+        &self,
+        request: &TokenRequest<'_>,
+        kind: Kind,
+    ) -> Result<(Issued, UnixSeconds), TokenFault> {
+        let key = cache_key(kind, request.tenant, request.device);
+        let mut now = self.clock.now();
         if let Some(token) = self.current.get(&key)
-            && token.serves(request, self.clock.now())
+            && token.serves(request, kind, now)
         {
-            return Ok(Issued { token, fresh: false });
+            return Ok((Issued { token, fresh: false }, now));
         }
         let outcome = self.current.entry_by_ref(&key).and_try_compute_with(|current| {
             // The time is read anew: another request may have signed since.
-            let now = self.clock.now();
+            now = self.clock.now();
             match current {
-                Some(entry) if entry.value().serves(request, now) => Ok(Op::Nop),
-                _ => Token::mint(request, now).map(|token| Op::Put(Arc::new(token))),
+                Some(entry) if entry.value().serves(request, kind, now) => Ok(Op::Nop),
+                _ => Token::mint(request, kind, now).map(|token| Op::Put(Arc::new(token))),
             }
         })?;
         let fresh = !matches!(outcome, CompResult::Unchanged(_));
         let token = match outcome.into_entry() {
             Some(entry) => entry.into_value(),
-            None => Arc::new(Token::mint(request, self.clock.now())?),
+            None => Arc::new(Token::mint(request, kind, now)?),
         };
-        Ok(Issued { token, fresh })
+        Ok((Issued { token, fresh }, now))
     }
 
-    /// Drops a device's current token; the next request gets a new one.
+    /// Drops a device's current tokens; the next request gets a new one.
     pub fn forget(&self, tenant: &TenantId, device: &DeviceId) {
-        self.current.invalidate(&cache_key(tenant, device));
+        for kind in [Kind::Device, Kind::Access] {
+            self.current.invalidate(&cache_key(kind, tenant, device));
+        }
     }
 }
 
-/// SHA-256 over the length-prefixed names: fixed size, made without allocating, and no two
-/// pairs of names share one.
-fn cache_key(tenant: &TenantId, device: &DeviceId) -> [u8; 32] {
+/// The tokens that a device may have at one time, one of each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The token endpoint's.
+    Device,
+    /// OAuth's.
+    Access,
+    /// The platform's own, relayed.
+    Relayed,
+}
+
+impl Kind {
+    fn issuer(self, settings: &TokenSettings) -> &str {
+        match (self, &settings.oauth_issuer) {
+            (Kind::Access, Some(issuer)) => issuer,
+            _ => &settings.issuer,
+        }
+    }
+
+    fn binds(self, settings: &TokenSettings) -> bool {
+        self == Kind::Access || settings.bind_certificate
+    }
+}
+
+/// SHA-256 over the kind and the length-prefixed names: fixed size, made without allocating,
+/// and no two pairs of names share one.
+fn cache_key(kind: Kind, tenant: &TenantId, device: &DeviceId) -> [u8; 32] {
     let mut hash = Sha256::new();
+    hash.update(match kind {
+        Kind::Device => b"d",
+        Kind::Access => b"a",
+        Kind::Relayed => b"r",
+    });
     for name in [tenant.as_str(), device.as_str()] {
         hash.update(&(name.len() as u64).to_be_bytes());
         hash.update(name.as_bytes());
@@ -208,50 +316,50 @@ impl Token {
         self.issued_at.saturating_add(self.terms.lifespan.into())
     }
 
-    fn mint(request: &TokenRequest<'_>, now: UnixSeconds) -> Result<Token, TokenFault> {
+    fn mint(request: &TokenRequest<'_>, kind: Kind, now: UnixSeconds) -> Result<Token, TokenFault> {
         let settings = request.settings;
         if settings.lifespan < MIN_LIFESPAN {
             return Err(TokenFault::LifespanTooShort(settings.lifespan));
         }
         let key = request
             .keys
-            .signing(settings.algorithm)
+            .signing(settings.algorithm, now)
             .ok_or(TokenFault::NoSigningKey(settings.algorithm))?;
-        let jwt = key.sign(&claims::encoded(request, now)?)?;
+        let jwt = key.sign(&claims::encoded(request, kind, now)?)?;
         Ok(Token {
             body: Bytes::from([BODY_START, &jwt, BODY_END].concat()),
             issued_at: now,
             terms: Terms {
                 leaf_sha256: *request.leaf_sha256,
                 epoch: *request.epoch,
-                issuer: settings.issuer.as_str().into(),
+                issuer: kind.issuer(settings).into(),
                 audience: settings.audience.as_str().into(),
                 lifespan: settings.lifespan,
                 algorithm: settings.algorithm,
-                bind_certificate: settings.bind_certificate,
+                bind_certificate: kind.binds(settings),
                 kid: key.kid().clone(),
                 key_sha256: *key.public_sha256(),
             },
         })
     }
 
-    fn serves(&self, request: &TokenRequest<'_>, now: UnixSeconds) -> bool {
+    fn serves(&self, request: &TokenRequest<'_>, kind: Kind, now: UnixSeconds) -> bool {
         let age = now.saturating_sub(self.issued_at);
         // A clock that was set back finds tokens from its future; they are not valid yet.
         let first_half = age >= 0 && age.saturating_mul(2) < self.terms.lifespan.into();
-        first_half && self.terms.hold(request)
+        first_half && self.terms.hold(request, kind)
     }
 }
 
 impl Terms {
-    fn hold(&self, request: &TokenRequest<'_>) -> bool {
+    fn hold(&self, request: &TokenRequest<'_>, kind: Kind) -> bool {
         let settings = request.settings;
         self.leaf_sha256 == *request.leaf_sha256
             && self.epoch == *request.epoch
             && self.lifespan == settings.lifespan
             && self.algorithm == settings.algorithm
-            && self.bind_certificate == settings.bind_certificate
-            && *self.issuer == *settings.issuer
+            && self.bind_certificate == kind.binds(settings)
+            && *self.issuer == *kind.issuer(settings)
             && *self.audience == *settings.audience
             && request.keys.still_publishes(&self.kid, &self.key_sha256)
     }

@@ -56,24 +56,33 @@ impl World {
                 algorithm: Algorithm::Es256,
                 bind_certificate: false,
                 response_type: ResponseType::Vendor,
+                oauth_issuer: None,
             },
             keys,
         }
     }
 
     fn try_token(&self) -> Result<Issued, TokenFault> {
-        self.service.token(&TokenRequest {
+        self.service.token(&self.request())
+    }
+
+    fn request(&self) -> TokenRequest<'_> {
+        TokenRequest {
             tenant: &self.tenant,
             device: &self.device,
             leaf_sha256: &self.leaf_sha256,
             epoch: &self.epoch,
             settings: &self.settings,
             keys: &self.keys,
-        })
+        }
     }
 
     fn token(&self) -> Issued {
         self.try_token().unwrap()
+    }
+
+    fn access(&self) -> IssuedAccess {
+        self.service.access_token(&self.request()).unwrap()
     }
 
     /// Gets a token, makes the change, and asks again: what comes must be new and current.
@@ -90,9 +99,8 @@ impl World {
 }
 
 /// Two stores that differ in their policy differ in their epoch.
-fn epoch(stale_crl: StaleCrl) -> Epoch {
-    let material =
-        TrustMaterial { anchors: vec![], intermediates: vec![], crls: vec![], stale_crl };
+pub(super) fn epoch(stale_crl: StaleCrl) -> Epoch {
+    let material = TrustMaterial { stale_crl, ..TrustMaterial::default() };
     *TrustStore::build(material).unwrap_or_else(|_| panic!("an empty store")).epoch()
 }
 
@@ -101,19 +109,19 @@ fn ec(curve: Nid) -> PKey<Private> {
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }
 
-fn p256() -> PKey<Private> {
+pub(super) fn p256() -> PKey<Private> {
     ec(Nid::X9_62_PRIME256V1)
 }
 
-fn rsa(bits: u32) -> PKey<Private> {
+pub(super) fn rsa(bits: u32) -> PKey<Private> {
     PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap()
 }
 
-fn pem(key: &PKey<Private>) -> Vec<u8> {
+pub(super) fn pem(key: &PKey<Private>) -> Vec<u8> {
     key.private_key_to_pem_pkcs8().unwrap()
 }
 
-fn part(jwt: &str, index: usize) -> Vec<u8> {
+pub(super) fn part(jwt: &str, index: usize) -> Vec<u8> {
     URL_SAFE_NO_PAD.decode(jwt.split('.').nth(index).unwrap()).unwrap()
 }
 
@@ -152,6 +160,47 @@ fn a_token_says_what_the_platform_expects_and_no_more() {
 
     let body = format!(r#"{{"accessToken":"{}"}}"#, issued.token.jwt());
     assert_eq!(issued.token.body(), body.as_bytes());
+}
+
+#[test]
+fn an_access_token_names_its_client_and_is_always_bound() {
+    let world = World::new();
+    let access = world.access();
+    assert!(access.fresh);
+    let claims: Value = serde_json::from_slice(&part(access.token.jwt(), 1)).unwrap();
+    assert_eq!(claims["client_id"], "device-001");
+    assert_eq!(claims["sub"], "device_device-001");
+    assert_eq!(claims["cnf"], json!({ "x5t#S256": URL_SAFE_NO_PAD.encode([7; 32]) }));
+    let body: Value = serde_json::from_slice(&access.body()).unwrap();
+    let expected = json!({
+        "access_token": access.token.jwt(), "token_type": "Bearer", "expires_in": 3600
+    });
+    assert_eq!(body, expected);
+}
+
+#[test]
+fn an_access_token_has_a_half_life_of_its_own_and_tells_what_is_left() {
+    let mut world = World::new();
+    let device = world.token();
+    world.clock.advance(1000);
+    let first = world.access();
+    assert_ne!(first.token.jwt(), device.token.jwt());
+    assert!(Arc::ptr_eq(&world.token().token, &device.token));
+    world.clock.advance(1799);
+    let again = world.access();
+    assert!(Arc::ptr_eq(&first.token, &again.token) && !again.fresh);
+    assert_eq!((first.expires_in, again.expires_in), (3600, 1801));
+    assert!(world.token().fresh, "the device's token is past its half");
+    assert!(Arc::ptr_eq(&world.access().token, &first.token));
+    // Binding device tokens does not touch access tokens, which are bound anyway.
+    world.settings.bind_certificate = true;
+    assert!(!world.access().fresh);
+    world.clock.advance(1);
+    assert!(world.access().fresh);
+    world.leaf_sha256 = [8; 32];
+    assert!(world.access().fresh);
+    world.service.forget(&world.tenant, &world.device);
+    assert!(world.access().fresh && world.token().fresh);
 }
 
 #[test]
@@ -412,7 +461,10 @@ fn one_device_id_in_two_tenants_is_two_devices() {
 fn names_that_run_together_are_two_devices() {
     let id = |text| DeviceId::parse(text).unwrap();
     let tenant = |text| TenantId::parse(text).unwrap();
-    assert_ne!(cache_key(&tenant("ab"), &id("c")), cache_key(&tenant("a"), &id("bc")));
+    assert_ne!(
+        cache_key(Kind::Device, &tenant("ab"), &id("c")),
+        cache_key(Kind::Device, &tenant("a"), &id("bc"))
+    );
 }
 
 #[test]

@@ -88,10 +88,11 @@ impl VerdictCache {
 
     /// Remembers a verdict: one that verified until it no longer holds, at most an hour;
     /// any other for ten seconds. One that says only that this machine was too slow is not
-    /// remembered.
+    /// remembered, nor one of a pinned certificate: the key does not know the pin.
     pub fn insert(&self, key: VerdictKey, verdict: &Verdict) {
         let now = self.clock.now();
         let end = match verdict {
+            Verdict::Verified(chain) if chain.anchor().is_none() => return,
             Verdict::Verified(chain) => {
                 chain.valid_until().saturating_add(1).min(now.saturating_add(POSITIVE))
             }
@@ -120,8 +121,9 @@ fn update(hash: &mut Sha256, part: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::DeviceId;
     use crate::refusal::Refused;
-    use crate::trust::testing::{NOW, Pair};
+    use crate::trust::testing::{self, NOW, Pair};
     use crate::trust::{Anchor, StaleCrl, TrustMaterial, TrustStore};
 
     fn cache(clock: &Clock) -> (VerdictCache, Arc<Metrics>) {
@@ -130,8 +132,7 @@ mod tests {
     }
 
     fn store(pair: &Pair) -> TrustStore {
-        let anchors = vec![Anchor { der: pair.root.clone(), auto_registration: true }];
-        TrustStore::build(TrustMaterial { anchors, ..TrustMaterial::default() }).unwrap()
+        testing::store(vec![Anchor { der: pair.root.clone(), ..Anchor::default() }])
     }
 
     fn refused() -> Verdict {
@@ -211,6 +212,18 @@ mod tests {
         assert!(cache.get(&key).is_none());
 
         cache.insert(key, &Verdict::Refused(Refused::new(Refusal::Overloaded, "slow")));
+        assert!(cache.get(&key).is_none());
+    }
+
+    #[test]
+    fn a_verdict_on_a_pinned_certificate_is_not_remembered() {
+        let pair = Pair::mint("device-1", NOW + 100);
+        let (cache, _) = cache(&Clock::manual(NOW));
+        let device = DeviceId::parse("device-1").unwrap();
+        let verdict = store(&pair).verify_pinned(&pair.leaf, &device, NOW);
+        assert!(matches!(verdict, Verdict::Verified(_)));
+        let key = VerdictKey([1; 32]);
+        cache.insert(key, &verdict);
         assert!(cache.get(&key).is_none());
     }
 

@@ -14,6 +14,8 @@ use boring_sys as _;
 const MAX_CERTIFICATES: usize = 32;
 const MAX_PATH: usize = 16;
 const DETAIL: usize = 80;
+/// Octets of a serial number (RFC 5280 section 4.1.2.2).
+pub(super) const SERIAL: usize = 20;
 
 /// What is wrong with a certificate, a path or a CRL. Mirrors `pki_fault`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +142,8 @@ pub(super) struct Pki {
 // SAFETY: the C++ object has no ties to a thread: its members are plain containers and
 // atomically counted references.
 unsafe impl Send for Pki {}
-// SAFETY: through `&Pki` only `pki_verify` is called, which shim.h allows from any number of
-// threads at one time.
+// SAFETY: through `&Pki` only `pki_verify` and `pki_verify_pinned` are called, which shim.h
+// allows from any number of threads at one time.
 unsafe impl Sync for Pki {}
 
 impl Pki {
@@ -189,6 +191,31 @@ impl Pki {
         }
     }
 
+    /// Replaces the serial numbers that are revoked under every anchor: big-endian, padded with
+    /// zeros in front.
+    pub fn revoke(&mut self, serials: &[[u8; SERIAL]]) -> Result<(), NotTaken> {
+        // SAFETY: `raw` is a live store that nothing else uses, as `self` is borrowed
+        // mutably. The slice is alive for the call, which copies it.
+        let code = unsafe { pki_store_revoke(self.raw.as_ptr(), serials.as_flattened().into()) };
+        match fault(code) {
+            None => Ok(()),
+            Some(fault) => Err(NotTaken { fault, detail: String::new() }),
+        }
+    }
+
+    /// Holds one certificate against what a pinned one must meet by itself. Gives the last
+    /// second at which it is valid.
+    pub fn verify_pinned(&self, der: &[u8], now: UnixSeconds) -> Result<UnixSeconds, Failure> {
+        let mut out = RawVerdict::NONE;
+        // SAFETY: `raw` is a live store. `der` is alive for the call, after which the shim
+        // keeps nothing of it. `out` is valid for writing.
+        unsafe { pki_verify_pinned(self.raw.as_ptr(), der.into(), now, &mut out) };
+        match fault(out.fault) {
+            None => Ok(out.valid_until),
+            Some(fault) => Err(out.failure(fault)),
+        }
+    }
+
     /// Builds and verifies a path from the first certificate to an anchor. The others are
     /// path-building input in any order. `max_intermediates` counts as pathLenConstraint
     /// does: without self-issued ones.
@@ -204,17 +231,7 @@ impl Pki {
             *slot = Bytes::from(der);
             count += 1;
         }
-        let mut out = RawVerdict {
-            fault: 1,
-            path_len: 0,
-            depth: 0,
-            anchored: 0,
-            anchor: 0,
-            when: 0,
-            valid_until: 0,
-            path: [Bytes::EMPTY; MAX_PATH],
-            detail: [0; DETAIL],
-        };
+        let mut out = RawVerdict::NONE;
         if count > 0 {
             // SAFETY: `raw` is a live store. The first `count` entries of `chain` borrow
             // slices that live for 'c, longer than this call, after which the shim keeps
@@ -243,14 +260,7 @@ impl Pki {
                 anchor: out.anchor,
                 valid_until: out.valid_until,
             }),
-            Some(fault) => Err(Failure {
-                fault,
-                path_len: out.path_len,
-                depth: out.depth,
-                anchored: out.anchored != 0,
-                when: out.when,
-                detail: text(&out.detail),
-            }),
+            Some(fault) => Err(out.failure(fault)),
         }
     }
 
@@ -334,11 +344,39 @@ struct RawVerdict {
     detail: [u8; DETAIL],
 }
 
+impl RawVerdict {
+    /// Says `PKI_INTERNAL`, until something else is written.
+    const NONE: RawVerdict = RawVerdict {
+        fault: 1,
+        path_len: 0,
+        depth: 0,
+        anchored: 0,
+        anchor: 0,
+        when: 0,
+        valid_until: 0,
+        path: [Bytes::EMPTY; MAX_PATH],
+        detail: [0; DETAIL],
+    };
+
+    fn failure(&self, fault: Fault) -> Failure {
+        Failure {
+            fault,
+            path_len: self.path_len,
+            depth: self.depth,
+            anchored: self.anchored != 0,
+            when: self.when,
+            detail: text(&self.detail),
+        }
+    }
+}
+
 unsafe extern "C" {
     fn pki_store_new(accept_stale_crls: std::ffi::c_int) -> *mut RawStore;
     fn pki_store_free(store: *mut RawStore);
     fn pki_store_add_ca(store: *mut RawStore, der: Bytes, anchor_id: i64, out: *mut RawCa) -> u32;
     fn pki_store_add_crl(store: *mut RawStore, der: Bytes) -> u32;
+    fn pki_store_revoke(store: *mut RawStore, serials: Bytes) -> u32;
+    fn pki_verify_pinned(store: *const RawStore, der: Bytes, now: i64, out: *mut RawVerdict);
     fn pki_verify(
         store: *const RawStore,
         chain: *const Bytes,
@@ -347,4 +385,27 @@ unsafe extern "C" {
         now: i64,
         out: *mut RawVerdict,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::testing::NOW;
+    use crate::trust::testing::pki::Template;
+
+    #[test]
+    fn revoked_serial_numbers_are_found_in_whatever_order_they_were_given() {
+        let serial = |n: u8| {
+            let mut octets = [0; SERIAL];
+            octets[SERIAL - 1] = n;
+            octets
+        };
+        let mut pki = Pki::new(false);
+        assert!(pki.revoke(&[9, 3, 7, 5, 1].map(serial)).is_ok());
+        for n in 1..=10 {
+            let der = Template::blank("device-1").serial(&[n]).self_signed().der;
+            let fault = pki.verify_pinned(&der, NOW).err().map(|failure| failure.fault);
+            assert_eq!(fault, [1, 3, 5, 7, 9].contains(&n).then_some(Fault::Revoked), "{n}");
+        }
+    }
 }

@@ -43,6 +43,7 @@
 using namespace bssl;
 using Certificate = std::shared_ptr<const ParsedCertificate>;
 using Clock = std::chrono::steady_clock;
+using Serial = std::array<uint8_t, PKI_SERIAL_OCTETS>;
 
 // A CRL whose issuer is known and whose signature has been verified.
 struct Crl {
@@ -72,6 +73,7 @@ struct pki_store {
   std::vector<Certificate> cas;
   std::unordered_map<const ParsedCertificate *, uint32_t> anchor_ids;
   std::map<der::Input, std::vector<CrlIssuer>> crl_issuers;  // by normalized name
+  std::vector<Serial> revoked;  // under every anchor; sorted
 };
 
 namespace {
@@ -242,13 +244,50 @@ pki_fault CheckCa(const ParsedCertificate &cert) {
   return PKI_OK;
 }
 
+pki_fault CheckKey(const ParsedCertificate &cert) {
+  UniquePtr<EVP_PKEY> key = KeyOf(cert);
+  return key && IsGoodKey(key.get()) ? PKI_OK : PKI_KEY;
+}
+
+pki_fault CheckDates(const ParsedCertificate &cert, int64_t now) {
+  if (now < Posix(cert.tbs().validity_not_before)) return PKI_NOT_YET_VALID;
+  if (now > Posix(cert.tbs().validity_not_after)) return PKI_EXPIRED;
+  return PKI_OK;
+}
+
+// The serial number as revocations have it; none where it is longer than 20 octets.
+std::optional<Serial> SerialOf(const ParsedCertificate &cert) {
+  der::Input octets = cert.tbs().serial_number;
+  auto start = std::find_if(octets.begin(), octets.end(), [](uint8_t b) { return b != 0; });
+  size_t len = octets.end() - start;
+  Serial serial = {};
+  if (len > serial.size()) return std::nullopt;
+  std::copy(start, octets.end(), serial.end() - len);
+  return serial;
+}
+
+bool IsRevoked(const pki_store &store, const ParsedCertificate &cert) {
+  if (store.revoked.empty()) return false;
+  std::optional<Serial> serial = SerialOf(cert);
+  return serial && std::binary_search(store.revoked.begin(), store.revoked.end(), *serial);
+}
+
+// A pinned certificate is trusted for being itself: who signed it, what its extensions say and
+// of which version it is proves nothing more. A serial number that no revocation could name is
+// refused.
+pki_fault CheckPinned(const pki_store &store, const ParsedCertificate &cert, int64_t now) {
+  if (!SerialOf(cert)) return PKI_SERIAL;
+  if (IsRevoked(store, cert)) return PKI_REVOKED;
+  if (pki_fault fault = CheckKey(cert)) return fault;
+  return CheckDates(cert, now);
+}
+
 // Everything that the end-entity certificate can be held against without an issuer. Some of
 // it libpki checks again; here it decides whether an issuer is worth looking for.
 pki_fault CheckLeaf(const ParsedCertificate &cert, int64_t now) {
   if (pki_fault fault = CheckAny(cert)) return fault;
   if (IsCa(cert)) return PKI_IS_A_CA;
-  UniquePtr<EVP_PKEY> key = KeyOf(cert);
-  if (!key || !IsGoodKey(key.get())) return PKI_KEY;
+  if (pki_fault fault = CheckKey(cert)) return fault;
   auto algorithm = cert.signature_algorithm();
   if (!algorithm || !IsGoodSignatureAlgorithm(*algorithm)) return PKI_SIGNATURE_ALGORITHM;
   // RFC 8446 section 4.4.2.2 wants digitalSignature; keyCertSign is a CA's (RFC 5280 4.2.1.3).
@@ -270,9 +309,7 @@ pki_fault CheckLeaf(const ParsedCertificate &cert, int64_t now) {
     const auto &names = cert.subject_alt_names()->dns_names;
     if (!std::all_of(names.begin(), names.end(), IsDnsName)) return PKI_DNS_NAME;
   }
-  if (now < Posix(cert.tbs().validity_not_before)) return PKI_NOT_YET_VALID;
-  if (now > Posix(cert.tbs().validity_not_after)) return PKI_EXPIRED;
-  return PKI_OK;
+  return CheckDates(cert, now);
 }
 
 int64_t WhenOf(pki_fault fault, const ParsedCertificate &cert) {
@@ -503,7 +540,12 @@ class Search : public SimplePathBuilderDelegate {
     for (const Certificate &cert : path->certs)
       until = std::min(until, Posix(cert->tbs().validity_not_after));
     auto &issuers = const_cast<pki_store &>(store_).crl_issuers;
-    for (size_t i = 0; !issuers.empty() && i + 1 < path->certs.size(); i++) {
+    for (size_t i = 0; i + 1 < path->certs.size(); i++) {
+      if (IsRevoked(store_, *path->certs[i])) {
+        Add(path, i, cert_errors::kCertificateRevoked);
+        return;
+      }
+      if (issuers.empty()) continue;
       const CrlIssuer *issuer = FindCrlIssuer(issuers, *path->certs[i + 1]);
       if (!issuer) continue;
       int64_t current_until = INT64_MIN, newest = INT64_MIN;
@@ -697,8 +739,7 @@ pki_fault AddCa(pki_store *store, pki_bytes der, int64_t anchor_id, pki_ca *out)
   Certificate cert = Parse(der, out->detail);
   if (!cert) return PKI_UNPARSABLE;
   if (pki_fault fault = CheckCa(*cert)) return fault;
-  UniquePtr<EVP_PKEY> key = KeyOf(*cert);
-  if (!key || !IsGoodKey(key.get())) return PKI_KEY;
+  if (pki_fault fault = CheckKey(*cert)) return fault;
   if (HasForeignCriticalExtension(*cert)) return PKI_CRITICAL_EXTENSION;
   if (ContradictsItself(*cert)) return PKI_KEY_IDENTIFIER;
   out->not_after = Posix(cert->tbs().validity_not_after);
@@ -750,6 +791,23 @@ uint32_t pki_store_add_crl(pki_store *store, pki_bytes der) noexcept {
   return fault;
 }
 
+uint32_t pki_store_revoke(pki_store *store, pki_bytes serials) noexcept {
+  if (serials.len % PKI_SERIAL_OCTETS != 0) return PKI_INTERNAL;
+  try {
+    std::vector<Serial> revoked(serials.len / PKI_SERIAL_OCTETS);
+    const uint8_t *next = serials.data;
+    for (Serial &serial : revoked) {
+      std::copy_n(next, serial.size(), serial.begin());
+      next += serial.size();
+    }
+    std::sort(revoked.begin(), revoked.end());
+    store->revoked = std::move(revoked);
+    return PKI_OK;
+  } catch (...) {
+    return PKI_INTERNAL;
+  }
+}
+
 void pki_verify(const pki_store *store, const pki_bytes *chain, size_t n,
                 uint32_t max_intermediates, int64_t now, pki_verdict *out) noexcept {
   *out = {};
@@ -760,5 +818,24 @@ void pki_verify(const pki_store *store, const pki_bytes *chain, size_t n,
     out->fault = PKI_INTERNAL;
   }
   // Nothing is left for a later SSL_get_error on this thread.
+  ERR_clear_error();
+}
+
+void pki_verify_pinned(const pki_store *store, pki_bytes der, int64_t now,
+                       pki_verdict *out) noexcept {
+  *out = {};
+  out->fault = PKI_INTERNAL;
+  try {
+    if (Certificate cert = Parse(der, out->detail)) {
+      pki_fault fault = CheckPinned(*store, *cert, now);
+      out->when = WhenOf(fault, *cert);
+      out->valid_until = Posix(cert->tbs().validity_not_after);
+      out->fault = fault;
+    } else {
+      out->fault = PKI_UNPARSABLE;
+    }
+  } catch (...) {
+    out->fault = PKI_INTERNAL;
+  }
   ERR_clear_error();
 }

@@ -46,7 +46,7 @@ enum pki_fault : uint32_t {
   PKI_CRL_SIGN,
 };
 
-enum { PKI_MAX_PATH = 16, PKI_DETAIL = 80 };
+enum { PKI_MAX_PATH = 16, PKI_DETAIL = 80, PKI_SERIAL_OCTETS = 20 };
 
 struct pki_bytes {
   const uint8_t *data;
@@ -87,9 +87,18 @@ uint32_t pki_store_add_ca(pki_store *, pki_bytes der, int64_t anchor_id, pki_ca 
 // Adds a CRL or returns why not; after all CA certificates. `der` as in pki_store_add_ca.
 uint32_t pki_store_add_crl(pki_store *, pki_bytes der) noexcept;
 
+// Replaces the serial numbers that are revoked under every anchor, whoever issued the
+// certificate: PKI_SERIAL_OCTETS each, big-endian, padded with zeros in front, in any order.
+// Copies them.
+uint32_t pki_store_revoke(pki_store *, pki_bytes serials) noexcept;
+
 // Builds and verifies a path from chain[0] to an anchor. chain[1..n] is path-building input
 // in any order. `max_intermediates` counts as pathLenConstraint does: without self-issued ones.
 // Reads the store only: any number of threads may verify at one time.
 void pki_verify(const pki_store *, const pki_bytes *chain, size_t n, uint32_t max_intermediates,
                 int64_t now, pki_verdict *) noexcept;
+
+// Holds one certificate against what a pinned one must meet by itself. Fills `fault`, `when`,
+// `detail` and `valid_until`, and no path. Reads the store only, as pki_verify does.
+void pki_verify_pinned(const pki_store *, pki_bytes der, int64_t now, pki_verdict *) noexcept;
 }

@@ -1,21 +1,29 @@
 //! The trust store: built once, then immutable.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use boring::sha::{Sha256, sha256};
 
-use super::ffi::{Fault, NotTaken, Pki};
-use super::{MaterialKind, StaleCrl, TrustFault, TrustMaterial};
+use super::ffi::{Fault, NotTaken, Pki, SERIAL};
+use super::{IdentityRule, MaterialKind, StaleCrl, TrustFault, TrustMaterial};
 use crate::clock::UnixSeconds;
 
-/// A tenant's trust: anchors, intermediates and CRLs, parsed and checked.
+/// Octets of one certificate of a peer, or of one that an operator uploads: keeps the number of
+/// names in check that constraints are held against.
+pub(super) const MAX_CERTIFICATE_OCTETS: usize = 16 * 1024;
+
+/// A tenant's trust: anchors, intermediates, CRLs and revoked serial numbers, parsed and checked.
 ///
-/// Costs about 2 KiB an anchor or intermediate besides its DER, and 16 bytes a revoked serial
-/// number besides the CRL's DER.
+/// Costs about 2 KiB an anchor or intermediate besides its DER, 16 bytes a serial number of a
+/// CRL besides the CRL's DER, and 20 bytes a serial number that is revoked without an issuer.
+/// Anchors of equal identity rules share one compiled pattern.
 pub struct TrustStore {
     pub(super) pki: Pki,
     anchors: Vec<AnchorInfo>,
+    intermediate_subjects: Vec<Vec<u8>>,
+    /// Every anchor names its devices by their common name as it stands.
+    pub(super) all_by_common_name: bool,
     epoch: Epoch,
 }
 
@@ -28,6 +36,8 @@ pub struct AnchorInfo {
     /// DER of the subject's Name.
     pub subject_der: Vec<u8>,
     pub auto_registration: bool,
+    pub identity: IdentityRule,
+    pub names_tenant: bool,
 }
 
 /// A fingerprint of everything that a trust store decides by. Equal material has an equal
@@ -43,26 +53,29 @@ impl Epoch {
 
 /// Part of the epoch: must change whenever the profile's rules do, so that no session or
 /// verdict made under the old rules outlives them.
-const PROFILE: &[u8] = b"portcullis trust profile 2\0";
+const PROFILE: &[u8] = b"portcullis trust profile 3\0";
 
 impl TrustStore {
     /// # Errors
     /// Every piece of material that cannot be used, with the reason. There is no store that
     /// leaves one out: a trust store with a hole in it is no trust store.
     pub fn build(material: TrustMaterial) -> Result<TrustStore, Vec<TrustFault>> {
-        let epoch = epoch(&material);
-        let mut pki = Pki::new(material.stale_crl == StaleCrl::Accept);
         let mut faults = Faults::default();
+        let revoked = serials(&material, &mut faults);
+        let epoch = epoch(&material, &revoked);
+        let mut pki = Pki::new(material.stale_crl == StaleCrl::Accept);
         let anchors = add_anchors(&mut pki, material.anchors, &mut faults);
 
-        let mut seen = HashMap::new();
+        let mut seen = HashSet::new();
+        let mut intermediate_subjects = Vec::new();
         for (index, der) in material.intermediates.into_iter().enumerate() {
             // A certificate given twice is one certificate.
-            if seen.insert(sha256(&der), ()).is_some() {
+            if !seen.insert(sha256(&der)) {
                 continue;
             }
-            if let Err(why) = pki.add_intermediate(der) {
-                faults.add(MaterialKind::Intermediate, index, &why);
+            match pki.add_intermediate(der) {
+                Ok(ca) => intermediate_subjects.push(ca.subject_der),
+                Err(why) => faults.add(MaterialKind::Intermediate, index, &why),
             }
         }
         for (index, der) in material.crls.into_iter().enumerate() {
@@ -70,7 +83,14 @@ impl TrustStore {
                 faults.add(MaterialKind::Crl, index, &why);
             }
         }
-        if faults.0.is_empty() { Ok(TrustStore { pki, anchors, epoch }) } else { Err(faults.0) }
+        if let Err(why) = pki.revoke(&revoked) {
+            faults.add(MaterialKind::RevokedSerial, 0, &why);
+        }
+        if !faults.0.is_empty() {
+            return Err(faults.0);
+        }
+        let all_by_common_name = anchors.iter().all(|anchor| anchor.identity.is_common_name());
+        Ok(TrustStore { pki, anchors, intermediate_subjects, all_by_common_name, epoch })
     }
 
     pub fn epoch(&self) -> &Epoch {
@@ -86,28 +106,50 @@ impl TrustStore {
     pub fn anchors(&self) -> &[AnchorInfo] {
         &self.anchors
     }
+
+    /// The DER of the subject's Name of every anchor and every intermediate, in the material's
+    /// order. CAs of one name give it more than once.
+    pub fn subjects(&self) -> impl Iterator<Item = &[u8]> {
+        let anchors = self.anchors.iter().map(|anchor| &anchor.subject_der);
+        anchors.chain(&self.intermediate_subjects).map(Vec::as_slice)
+    }
+}
+
+/// Whether a certificate could be an anchor. Its dates are not looked at, as a trust store
+/// does not either before it verifies.
+///
+/// # Errors
+/// Why not, in the words of [`TrustStore::build`].
+pub fn check_anchor(der: Vec<u8>) -> Result<(), String> {
+    if der.len() > MAX_CERTIFICATE_OCTETS {
+        return Err(format!("it has more than {} KiB", MAX_CERTIFICATE_OCTETS / 1024));
+    }
+    match Pki::new(false).add_anchor(der, 0) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(reason(&why, MaterialKind::Anchor)),
+    }
 }
 
 fn add_anchors(pki: &mut Pki, anchors: Vec<super::Anchor>, faults: &mut Faults) -> Vec<AnchorInfo> {
     let mut infos: Vec<AnchorInfo> = Vec::with_capacity(anchors.len());
     let mut seen: HashMap<[u8; 32], (usize, AnchorInfo)> = HashMap::new();
+    let mut rules: HashMap<String, IdentityRule> = HashMap::new();
     for (index, anchor) in anchors.into_iter().enumerate() {
         let sha256 = sha256(&anchor.der);
         let vacant = match seen.entry(sha256) {
             Entry::Vacant(vacant) => vacant,
             Entry::Occupied(first) => {
                 let (first, info) = first.get();
-                if info.auto_registration == anchor.auto_registration {
-                    infos.push(info.clone());
-                } else {
-                    faults.say(
+                match other_setting(info, &anchor) {
+                    None => infos.push(info.clone()),
+                    Some(setting) => faults.say(
                         MaterialKind::Anchor,
                         index,
                         format!(
                             "the same certificate as trusted certificate {first}, but with \
-                             another auto_registration"
+                             another {setting}"
                         ),
-                    );
+                    ),
                 }
                 continue;
             }
@@ -120,6 +162,11 @@ fn add_anchors(pki: &mut Pki, anchors: Vec<super::Anchor>, faults: &mut Faults) 
                     not_after: ca.not_after,
                     subject_der: ca.subject_der,
                     auto_registration: anchor.auto_registration,
+                    identity: rules
+                        .entry(anchor.identity.as_str().to_owned())
+                        .or_insert(anchor.identity)
+                        .clone(),
+                    names_tenant: anchor.names_tenant,
                 };
                 vacant.insert((index, info.clone()));
                 infos.push(info);
@@ -130,10 +177,60 @@ fn add_anchors(pki: &mut Pki, anchors: Vec<super::Anchor>, faults: &mut Faults) 
     infos
 }
 
-fn epoch(material: &TrustMaterial) -> Epoch {
+/// The setting in which the same certificate, given again, differs.
+fn other_setting(known: &AnchorInfo, again: &super::Anchor) -> Option<&'static str> {
+    if known.auto_registration != again.auto_registration {
+        Some("auto_registration")
+    } else if known.identity != again.identity {
+        Some("device_identity")
+    } else if known.names_tenant != again.names_tenant {
+        Some("names_tenant")
+    } else {
+        None
+    }
+}
+
+/// The revoked serial numbers, ascending.
+fn serials(material: &TrustMaterial, faults: &mut Faults) -> Vec<[u8; SERIAL]> {
+    let mut serials = Vec::with_capacity(material.revoked_serials.len());
+    for (index, text) in material.revoked_serials.iter().enumerate() {
+        match serial(text) {
+            Some(serial) => serials.push(serial),
+            None => faults.say(
+                MaterialKind::RevokedSerial,
+                index,
+                format!("not a serial number: hexadecimal digits for at most {SERIAL} octets"),
+            ),
+        }
+    }
+    serials.sort_unstable();
+    serials.dedup();
+    serials
+}
+
+/// Big-endian, padded with zeros in front.
+fn serial(text: &str) -> Option<[u8; SERIAL]> {
+    let digits = text.trim_start_matches('0').as_bytes();
+    if text.is_empty() || digits.len() > 2 * SERIAL {
+        return None;
+    }
+    let mut serial = [0; SERIAL];
+    for (octet, pair) in serial.iter_mut().rev().zip(digits.rchunks(2)) {
+        for digit in pair {
+            let value = char::from(*digit).to_digit(16)?;
+            *octet = *octet << 4 | u8::try_from(value).ok()?;
+        }
+    }
+    Some(serial)
+}
+
+fn epoch(material: &TrustMaterial, revoked: &[[u8; SERIAL]]) -> Epoch {
     let anchors = material.anchors.iter().map(|anchor| {
         let mut hash = Sha256::new();
-        hash.update(&[u8::from(anchor.auto_registration)]);
+        hash.update(&[u8::from(anchor.auto_registration), u8::from(anchor.names_tenant)]);
+        let identity = anchor.identity.as_str().as_bytes();
+        hash.update(&(identity.len() as u64).to_be_bytes());
+        hash.update(identity);
         hash.update(&anchor.der);
         hash.finish()
     });
@@ -143,6 +240,8 @@ fn epoch(material: &TrustMaterial) -> Epoch {
     hash_set(&mut hash, anchors.collect());
     hash_set(&mut hash, material.intermediates.iter().map(|der| sha256(der)).collect());
     hash_set(&mut hash, material.crls.iter().map(|der| sha256(der)).collect());
+    hash.update(&(revoked.len() as u64).to_be_bytes());
+    hash.update(revoked.as_flattened());
     Epoch(hash.finish())
 }
 
@@ -160,13 +259,7 @@ struct Faults(Vec<TrustFault>);
 
 impl Faults {
     fn add(&mut self, kind: MaterialKind, index: usize, why: &NotTaken) {
-        let mut reason = reason(why.fault, kind).to_owned();
-        if !why.detail.is_empty() {
-            reason.push_str(" (");
-            reason.push_str(&why.detail);
-            reason.push(')');
-        }
-        self.say(kind, index, reason);
+        self.say(kind, index, reason(why, kind));
     }
 
     fn say(&mut self, kind: MaterialKind, index: usize, reason: String) {
@@ -174,7 +267,12 @@ impl Faults {
     }
 }
 
-fn reason(fault: Fault, kind: MaterialKind) -> &'static str {
+fn reason(why: &NotTaken, kind: MaterialKind) -> String {
+    let what = describe(why.fault, kind);
+    if why.detail.is_empty() { what.to_owned() } else { format!("{what} ({})", why.detail) }
+}
+
+fn describe(fault: Fault, kind: MaterialKind) -> &'static str {
     let crl = kind == MaterialKind::Crl;
     match fault {
         Fault::Unparsable if crl => "not a DER CRL as RFC 5280 section 5 has it",
@@ -218,59 +316,4 @@ fn reason(fault: Fault, kind: MaterialKind) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trust::Anchor;
-    use crate::trust::testing::{NOW, Pair};
-
-    fn anchor(pair: &Pair, auto_registration: bool) -> Anchor {
-        Anchor { der: pair.root.clone(), auto_registration }
-    }
-
-    fn material(anchors: Vec<Anchor>) -> TrustMaterial {
-        TrustMaterial { anchors, ..TrustMaterial::default() }
-    }
-
-    #[test]
-    fn an_epoch_follows_from_the_material_and_not_from_its_order() {
-        let (a, b) = (Pair::mint("a", NOW + 1), Pair::mint("b", NOW + 1));
-        let epoch = |anchors| *TrustStore::build(material(anchors)).unwrap().epoch();
-        let both = epoch(vec![anchor(&a, false), anchor(&b, false)]);
-        assert_eq!(both, epoch(vec![anchor(&b, false), anchor(&a, false)]));
-        assert_eq!(both, epoch(vec![anchor(&b, false), anchor(&a, false), anchor(&a, false)]));
-        assert_ne!(both, epoch(vec![anchor(&a, false)]));
-        assert_ne!(both, epoch(vec![anchor(&a, true), anchor(&b, false)]));
-        let as_intermediate = TrustMaterial {
-            intermediates: vec![b.root.clone()],
-            ..material(vec![anchor(&a, false)])
-        };
-        assert_ne!(both, *TrustStore::build(as_intermediate).unwrap().epoch());
-    }
-
-    #[test]
-    fn every_fault_is_told_at_once_with_its_place() {
-        let pair = Pair::mint("a", NOW + 1);
-        let mut material = material(vec![
-            anchor(&pair, false),
-            Anchor { der: pair.leaf.clone(), auto_registration: false },
-            Anchor { der: Vec::new(), auto_registration: false },
-        ]);
-        material.intermediates = vec![b"garbage".to_vec()];
-        material.crls = vec![Vec::new()];
-        let faults = TrustStore::build(material).err().unwrap();
-        let places: Vec<_> = faults.iter().map(|fault| (fault.kind, fault.index)).collect();
-        assert_eq!(
-            places,
-            [
-                (MaterialKind::Anchor, 1),
-                (MaterialKind::Anchor, 2),
-                (MaterialKind::Intermediate, 0),
-                (MaterialKind::Crl, 0),
-            ]
-        );
-        assert_eq!(
-            faults[0].to_string(),
-            "trusted certificate 1: not a CA certificate: its basic constraints do not say CA:true"
-        );
-    }
-}
+mod tests;

@@ -6,9 +6,10 @@ use boring::sha::sha256;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::IdentityRule;
 use super::ffi::{Failure, Fault};
 use super::leaf::{self, LeafInfo};
-use super::store::TrustStore;
+use super::store::{MAX_CERTIFICATE_OCTETS, TrustStore};
 use crate::clock::UnixSeconds;
 use crate::names::DeviceId;
 use crate::refusal::{Refusal, Refused};
@@ -17,8 +18,6 @@ use crate::refusal::{Refusal, Refused};
 const MAX_PRESENTED: usize = 16;
 /// Octets of all of them together.
 const MAX_OCTETS: usize = 128 * 1024;
-/// Octets of one of them: keeps the number of names in check that constraints are held against.
-const MAX_CERTIFICATE_OCTETS: usize = 16 * 1024;
 
 /// Intermediates that a path may have, self-issued ones not counted. A path has at most 16
 /// certificates in any case.
@@ -34,11 +33,14 @@ pub enum Verdict {
     Refused(Refused),
 }
 
-/// A chain that leads from a device to one of the tenant's anchors, and the device's identity.
-/// Only [`TrustStore::verify`] makes one.
+/// A chain that leads from a device to one of the tenant's anchors, and the device's identity;
+/// or a pinned certificate alone. Only [`TrustStore::verify`] and [`TrustStore::verify_pinned`]
+/// make one.
 #[derive(Debug)]
 pub struct VerifiedChain {
-    path: VerifiedPath,
+    certificates: Vec<Vec<u8>>,
+    anchor: Option<usize>,
+    valid_until: UnixSeconds,
     leaf_sha256: [u8; 32],
     device: DeviceId,
     auto_registration: bool,
@@ -73,26 +75,68 @@ impl TrustStore {
             PathVerdict::Verified(path) => path,
             PathVerdict::Refused(refused) => return Verdict::Refused(refused),
             PathVerdict::IssuerUnknown(refused) => {
-                return match chain.first().map_or(Ok(()), |leaf| leaf::identity(leaf).map(drop)) {
+                return match chain.first().map_or(Ok(()), |leaf| self.could_name(leaf)) {
                     Ok(()) => Verdict::Undecided(refused),
                     Err(fault) => Verdict::Refused(fault),
                 };
             }
         };
-        let (device, info) = match leaf::read(path.leaf()) {
-            Ok(facts) => facts,
-            Err(refused) => return Verdict::Refused(refused),
-        };
         let Some(anchor) = self.anchors().get(path.anchor) else {
             return Verdict::Refused(refused_internally());
+        };
+        let (device, info) = match leaf::read(path.leaf(), &anchor.identity) {
+            Ok(facts) => facts,
+            Err(refused) => return Verdict::Refused(refused),
         };
         Verdict::Verified(Arc::new(VerifiedChain {
             leaf_sha256: sha256(path.leaf()),
             device,
             auto_registration: anchor.auto_registration,
             info,
-            path,
+            anchor: Some(path.anchor),
+            valid_until: path.valid_until,
+            certificates: path.certificates,
         }))
+    }
+
+    /// Verifies an end-entity certificate that is pinned to a device, which the caller has
+    /// looked up by the very same octets.
+    ///
+    /// It must parse, have a key on the list, be valid now, not be revoked by serial number,
+    /// and have at most 16 KiB. Who issued it, its extensions and its names do not count: the
+    /// usual pinned certificate is self-signed and says `CA:true`. The verdict is never
+    /// `Undecided`, knows no anchor, and must not outlive the pin: do not cache it.
+    pub fn verify_pinned(&self, leaf_der: &[u8], device: &DeviceId, now: UnixSeconds) -> Verdict {
+        if let Err(refused) = check_bounds(&[leaf_der], &[]) {
+            return Verdict::Refused(refused);
+        }
+        let valid_until = match self.pki.verify_pinned(leaf_der, now) {
+            Ok(valid_until) => valid_until,
+            Err(failure) => return Verdict::Refused(refused(&failure, 1)),
+        };
+        match leaf::read_info(leaf_der) {
+            Ok(info) => Verdict::Verified(Arc::new(VerifiedChain {
+                certificates: vec![leaf_der.to_vec()],
+                anchor: None,
+                valid_until,
+                leaf_sha256: sha256(leaf_der),
+                device: device.clone(),
+                auto_registration: false,
+                info,
+            })),
+            Err(refused) => Verdict::Refused(refused),
+        }
+    }
+
+    /// Whether an anchor of this store might name the device of an end-entity whose path is
+    /// not complete. Which anchor will decide is not known yet, so only what no anchor could
+    /// name is refused: anything but one good common name, where all of them go by that.
+    fn could_name(&self, leaf: &[u8]) -> Result<(), Refused> {
+        if self.all_by_common_name {
+            leaf::identity(leaf, &IdentityRule::default()).map(drop)
+        } else {
+            Ok(())
+        }
     }
 
     /// Verifies a chain by everything but the device's identity. Parameters as in
@@ -124,28 +168,29 @@ impl TrustStore {
 
 impl VerifiedChain {
     /// End-entity … anchor, DER: the certificates that were verified, whatever else was
-    /// presented.
+    /// presented. Of a pinned certificate: itself alone.
     pub fn path(&self) -> &[Vec<u8>] {
-        &self.path.certificates
+        &self.certificates
     }
 
     /// The end-entity certificate's DER.
     pub fn leaf(&self) -> &[u8] {
-        self.path.leaf()
+        self.certificates.first().map_or(&[], Vec::as_slice)
     }
 
     pub fn leaf_sha256(&self) -> &[u8; 32] {
         &self.leaf_sha256
     }
 
-    /// The end-entity's common name.
+    /// Whom the end-entity names by the anchor's [`IdentityRule`], or whom it is pinned to.
     pub fn device(&self) -> &DeviceId {
         &self.device
     }
 
-    /// Index into [`TrustStore::anchors`].
-    pub fn anchor(&self) -> usize {
-        self.path.anchor
+    /// Index into [`TrustStore::anchors`]; `None`: the certificate is pinned, no anchor vouches
+    /// for it.
+    pub fn anchor(&self) -> Option<usize> {
+        self.anchor
     }
 
     /// Whether the anchor registers devices on their first call.
@@ -156,7 +201,7 @@ impl VerifiedChain {
     /// The last second at which this verdict holds: the earliest notAfter of the path or, where
     /// stale CRLs refuse, nextUpdate of the CRLs that vouch for it.
     pub fn valid_until(&self) -> UnixSeconds {
-        self.path.valid_until
+        self.valid_until
     }
 
     pub fn leaf_info(&self) -> &LeafInfo {
@@ -311,77 +356,4 @@ fn date(when: UnixSeconds) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trust::testing::{NOW, Pair};
-    use crate::trust::{Anchor, TrustMaterial};
-
-    fn store(pair: &Pair) -> TrustStore {
-        let anchors = vec![Anchor { der: pair.root.clone(), auto_registration: true }];
-        TrustStore::build(TrustMaterial { anchors, ..TrustMaterial::default() }).unwrap()
-    }
-
-    #[test]
-    fn a_verified_chain_says_who_the_device_is_and_how_it_is_known() {
-        let pair = Pair::mint("device-1", NOW + 500);
-        let Verdict::Verified(chain) = store(&pair).verify(&[&pair.leaf], &[], NOW) else {
-            panic!("not verified");
-        };
-        assert_eq!(chain.device().as_str(), "device-1");
-        assert_eq!(chain.path(), [pair.leaf.clone(), pair.root.clone()]);
-        assert_eq!(chain.leaf_sha256(), &sha256(&pair.leaf));
-        assert_eq!((chain.anchor(), chain.auto_registration()), (0, true));
-        assert_eq!(chain.valid_until(), NOW + 500);
-        let info = chain.leaf_info();
-        assert_eq!(info.subject, "CN=device-1,O=Fleet");
-        assert_eq!(info.issuer, "CN=Root\\, Inc.,O=Fleet");
-        assert_eq!(info.serial_hex, "ABCDEF");
-        assert_eq!((info.not_before, info.not_after), (NOW - 1_000, NOW + 500));
-        assert_eq!(info.dns_names, ["device.example.com"]);
-        assert_eq!(info.uris, ["urn:device:1"]);
-    }
-
-    #[test]
-    fn an_identity_is_exactly_one_common_name_that_is_a_device_id() {
-        for common_names in ["", "a|b", "a b", "a:b", "../a", "a\u{202e}b", "a+b", "caf\u{e9}"] {
-            let pair = Pair::mint(common_names, NOW + 500);
-            let stranger = Pair::mint("device-1", NOW + 500);
-            // Known issuer or not: it is no device either way.
-            for store in [store(&pair), store(&stranger)] {
-                match store.verify(&[&pair.leaf], &[], NOW) {
-                    Verdict::Refused(refused) => {
-                        assert!(matches!(
-                            refused.refusal,
-                            Refusal::CertificateUnsupported | Refusal::CertificateMalformed
-                        ));
-                    }
-                    _ => panic!("{common_names:?} was let through"),
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn reasons_name_the_certificate_and_the_date() {
-        let pair = Pair::mint("device-1", NOW - 1);
-        let Verdict::Refused(refused) = store(&pair).verify(&[&pair.leaf], &[], NOW) else {
-            panic!("not refused");
-        };
-        assert_eq!(refused.refusal, Refusal::CertificateExpired);
-        assert_eq!(
-            refused.reason,
-            "certificate 0 of the path (the end-entity): expired on 2027-01-15T07:59:59Z"
-        );
-    }
-
-    #[test]
-    fn an_end_entity_without_its_issuer_is_undecided_until_the_issuer_comes() {
-        let pair = Pair::mint("device-1", NOW + 500);
-        let empty = TrustStore::build(TrustMaterial::default()).unwrap();
-        assert!(empty.is_empty());
-        assert!(matches!(empty.verify(&[&pair.leaf], &[], NOW), Verdict::Undecided(_)));
-        assert!(matches!(empty.verify(&[&pair.leaf], &[&pair.root], NOW), Verdict::Undecided(_)));
-        assert!(matches!(empty.verify(&[&pair.leaf], &[b"0"], NOW), Verdict::Refused(_)));
-        assert!(matches!(empty.verify(&[], &[], NOW), Verdict::Refused(_)));
-    }
-}
+mod tests;

@@ -309,8 +309,8 @@ fn percent_encoded(text: &str, plain: &str) -> String {
 
 fn registered(world: &World) -> bool {
     let (acme, device) = (TenantId::parse("acme"), DeviceId::parse("acme-device-1"));
-    let devices = world.server().edge().gate.devices();
-    devices.status(&acme.unwrap(), &device.unwrap()).is_some()
+    let registry = world.server().edge().gate.registry();
+    registry.status(&acme.unwrap(), &device.unwrap()).is_some()
 }
 
 /// Nothing has been forwarded, and no device is registered.

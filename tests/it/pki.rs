@@ -128,7 +128,8 @@ impl Key {
         openssl::sha::sha256(&self.spki())[..20].to_vec()
     }
 
-    fn sign(&self, data: &[u8]) -> Vec<u8> {
+    /// A signature over data, with the digest that the key signs certificates with.
+    pub fn sign(&self, data: &[u8]) -> Vec<u8> {
         let mut signer = match self.digest {
             Some(digest) => Signer::new(digest, &self.pkey).unwrap(),
             None => Signer::new_without_digest(&self.pkey).unwrap(),

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use portcullis::clock::Clock;
 use portcullis::metrics::Metrics;
 use portcullis::names::{DeviceId, TenantId};
-use portcullis::registry::{DeviceStatus, Devices, RegisteredBy};
+use portcullis::registry::{
+    Actor, Change, DeviceQuery, DeviceStatus, Outcome, RegisteredBy, Registry, RegistrySettings,
+};
 
 use crate::pki::Minted;
 use crate::world::{Client, Config, NOW, Process, TenantPki, World, eventually};
@@ -22,7 +24,14 @@ fn the_first_call_registers_a_device_for_good() {
     assert!(world.acme_client().token().unwrap().status == 200);
     assert_eq!(world.metric("portcullis_devices_registered_total{tenant=\"acme\"}"), 1.0);
 
-    let list = block_on(world.server().edge().gate.devices().list(&tenant("acme"), None, 10));
+    let query = DeviceQuery {
+        tenant: tenant("acme"),
+        after: None,
+        limit: 10,
+        status: None,
+        id_prefix: None,
+    };
+    let list = block_on(world.server().edge().gate.registry().devices(query));
     let [record] = list.unwrap().try_into().unwrap();
     assert_eq!(record.device.as_str(), "acme-device-1");
     assert_eq!(record.status, DeviceStatus::Active);
@@ -45,9 +54,9 @@ fn a_proxied_request_registers_a_device_too() {
     let world = World::start();
     assert_eq!(world.acme_client().get("/inventory").unwrap().status, 200);
     let (acme, globex) = (tenant("acme"), tenant("globex"));
-    let devices = world.server().edge().gate.devices().clone();
-    assert_eq!(devices.status(&acme, &device("acme-device-1")), Some(DeviceStatus::Active));
-    assert_eq!(devices.status(&globex, &device("acme-device-1")), None);
+    let registry = world.server().edge().gate.registry().clone();
+    assert_eq!(registry.status(&acme, &device("acme-device-1")), Some(DeviceStatus::Active));
+    assert_eq!(registry.status(&globex, &device("acme-device-1")), None);
 }
 
 #[test]
@@ -158,13 +167,13 @@ fn kill_9_loses_no_device_that_was_answered() {
             }
         });
         process.wait();
-        let devices = open(world.dir.path());
+        let registry = open(world.dir.path());
         let answered = answered.lock().unwrap();
         assert!(answered.len() > round);
         for device in answered.iter() {
-            assert_eq!(devices.status(&tenant("acme"), device), Some(DeviceStatus::Active));
+            assert_eq!(registry.status(&tenant("acme"), device), Some(DeviceStatus::Active));
         }
-        block_on(devices.close());
+        block_on(registry.close());
     }
 }
 
@@ -180,9 +189,9 @@ fn registers(client: &Client, pki: &TenantPki, name: &str) -> bool {
     }
 }
 
-fn open(folder: &Path) -> std::sync::Arc<Devices> {
-    let url = format!("sqlite:{}", folder.join("edge.db").display());
-    block_on(Devices::open(&url, Clock::manual(NOW), Metrics::new().unwrap())).unwrap()
+fn open(folder: &Path) -> std::sync::Arc<Registry> {
+    let settings = RegistrySettings::new(format!("sqlite:{}", folder.join("edge.db").display()));
+    block_on(Registry::open(settings, Clock::manual(NOW), Metrics::new().unwrap())).unwrap()
 }
 
 /// The write lock of the registry's database, as another process would hold it.
@@ -223,8 +232,9 @@ fn no_auto_registration() -> Config {
 }
 
 pub fn set_status(world: &World, name: &str, status: DeviceStatus) {
-    let devices = world.server().edge().gate.devices();
-    assert!(block_on(devices.set_status(&tenant("acme"), &device(name), status)).unwrap());
+    let change = Change::SetDeviceStatus { tenant: tenant("acme"), device: device(name), status };
+    let applied = block_on(world.server().edge().gate.registry().apply(&Actor::edge(), change));
+    assert_eq!(applied.unwrap(), Outcome::Done);
 }
 
 fn tenant(id: &str) -> TenantId {

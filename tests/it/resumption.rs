@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use openssl::ssl::{SslSession, SslStream, SslVersion};
 use portcullis::names::{DeviceId, TenantId};
-use portcullis::registry::DeviceStatus;
+use portcullis::registry::{Actor, Change, DeviceStatus, Outcome};
 
 use crate::pki::{Crl, NOT_BEFORE, Template, tlv};
 use crate::tls::hello::{self, ALERT, HANDSHAKE, Hello};
@@ -483,10 +483,13 @@ fn a_blocked_device_resumes_to_nothing() {
 
 fn block(world: &World, tenant: &str, device: &str) {
     let (tenant, device) = (TenantId::parse(tenant).unwrap(), DeviceId::parse(device).unwrap());
-    let devices = world.server().edge().gate.devices();
-    let blocking = devices.set_status(&tenant, &device, DeviceStatus::Blocked);
+    let registry = world.server().edge().gate.registry();
+    let change = Change::SetDeviceStatus { tenant, device, status: DeviceStatus::Blocked };
+    let actor = Actor::edge();
+    let blocking = registry.apply(&actor, change);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    assert!(runtime.block_on(blocking).unwrap(), "the device is not registered");
+    let outcome = runtime.block_on(blocking).unwrap();
+    assert_eq!(outcome, Outcome::Done, "the device is not registered");
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn an_identity_is_one_common_name_in_a_plain_string_type() {
     let root = Template::ca("Root").self_signed();
     let verify = |attributes: &[(&str, u8, &[u8])]| {
         let device = Template::device("").subject(attributes).signed_by(&root);
-        let anchors = vec![Anchor { der: root.der.clone(), auto_registration: false }];
+        let anchors = vec![Anchor { der: root.der.clone(), ..Anchor::default() }];
         let store =
             TrustStore::build(TrustMaterial { anchors, ..TrustMaterial::default() }).unwrap();
         store.verify(&[&device.der], &[], minted::NOW)
@@ -242,7 +242,7 @@ impl From<Vector> for Case {
         chain.extend(vector.untrusted_intermediates.iter().map(|pem| der(pem)));
         Case {
             material: TrustMaterial {
-                anchors: anchors.map(|der| Anchor { der, auto_registration: false }).collect(),
+                anchors: anchors.map(|der| Anchor { der, ..Anchor::default() }).collect(),
                 crls: vector.crls.iter().flatten().map(|pem| der(pem)).collect(),
                 ..TrustMaterial::default()
             },

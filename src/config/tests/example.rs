@@ -16,6 +16,9 @@ fn example() -> Site {
     let root = Authority::new("example root");
     let (chain, key) = root.issue("example.iot.example.com");
     site.secret("tickets.secret", [7; 48]);
+    site.secret("keys.secret", (0..48).collect::<Vec<u8>>());
+    site.secret("admin.token", "a".repeat(64));
+    site.secret("dashboards.token", "b".repeat(64));
     site.write("platform-ca.pem", made().root.pem());
     site.write("edge.pem", &chain);
     site.secret("edge.key", &key);
@@ -59,7 +62,9 @@ fn the_annotated_example_shows_every_key() {
     assert!(known.len() > 15, "{known:#?}");
     for (help, shown) in known {
         for key in help.split(", ") {
-            assert!(shown.contains(key), "`{key}` of `{help}` is not in the example");
+            // Some keys exclude each other: one of them then stands in a comment.
+            let in_comment = EDGE.contains(&format!("#   {key}: "));
+            assert!(shown.contains(key) || in_comment, "`{key}` of `{help}` is not in the example");
         }
     }
 }

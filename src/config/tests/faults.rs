@@ -155,7 +155,7 @@ fn values_out_of_bounds_are_faults() {
         (
             "tokens: {",
             "registry: { url: \"postgres://u:hunter2@db/x\" }\ntokens: {",
-            "5:18: not the URL of a registry | write `sqlite:`",
+            "5:18: PostgreSQL on another machine",
         ),
         (
             "tokens: {",

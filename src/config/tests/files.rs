@@ -57,11 +57,14 @@ fn a_tenant_with_bad_trust_is_unavailable_and_the_others_run() {
 
 #[test]
 fn a_tenant_that_asks_for_certificates_and_trusts_none_is_unavailable() {
-    let none = edited("    trusted_certificates: [{ file: root.pem }]\n", "");
+    let none = edited("[{ file: root.pem }]", "[]");
     let fault = tenant_fault(&mut Site::new(&none));
     assert!(fault.starts_with("10:9: tenant `acme` asks for client certificates"), "{fault}");
     let anonymous = none.replace("id: acme", "id: acme\n    client_certificate: none");
     tenant(&Site::new(&anonymous).compiled(), "acme");
+    // Without the key, the registry brings them.
+    let from_registry = edited("    trusted_certificates: [{ file: root.pem }]\n", "");
+    assert!(tenant(&Site::new(&from_registry).compiled(), "acme").trust.is_empty());
 }
 
 #[test]
@@ -213,7 +216,7 @@ fn settings_say_what_the_file_says() {
     let directory = site.directory.path().display().to_string();
     let settings = site.compiled().settings;
     assert_eq!(settings.workers, 3);
-    assert_eq!(settings.registry_url, format!("sqlite:{directory}/data/x.db"));
+    assert_eq!(settings.registry.url, format!("sqlite:{directory}/data/x.db"));
     assert_eq!(settings.limits.header_bytes, 8 * 1024);
     assert_eq!(settings.limits.connections, 16_384);
     assert_eq!(settings.ticket_rotation, Duration::from_secs(12 * 3_600));

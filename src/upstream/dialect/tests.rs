@@ -204,6 +204,20 @@ fn a_chain_over_the_budget_falls_back_to_the_leaf_and_then_to_the_fingerprint() 
 }
 
 #[test]
+fn a_pinned_leaf_is_told_whole_without_an_issuer() {
+    for dialect in DIALECTS {
+        let alone = told(dialect, 16_384, &path()[..1], &info());
+        assert!(!alone.reduced, "{dialect:?}");
+        assert!(!alone.list.is_empty(), "{dialect:?}");
+        let text = format!("{:?}", texts(&alone));
+        let [leaf, middle] = [0, 1].map(|at| STANDARD.encode(&path()[at]));
+        let bare = text.replace("%0A", "").replace("%2B", "+").replace("%2F", "/").replace(' ', "");
+        assert!(bare.contains(&leaf[..60]), "{dialect:?}: {text}");
+        assert!(!bare.contains(&middle[..60]), "{dialect:?}: {text}");
+    }
+}
+
+#[test]
 fn every_header_that_is_sent_is_also_stripped() {
     for dialect in DIALECTS {
         for budget in [0, 400, 16_384] {

@@ -445,5 +445,5 @@ fn case(id: &str, anchors: &[&Minted], chain: &[&Minted], expect: Expect) -> Cas
 }
 
 fn anchor(minted: &Minted) -> Anchor {
-    Anchor { der: minted.der.clone(), auto_registration: false }
+    Anchor { der: minted.der.clone(), ..Anchor::default() }
 }

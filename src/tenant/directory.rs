@@ -1,88 +1,13 @@
-//! A tenant as the edge serves it, and the directory that finds one by server name.
-//!
-//! Both are immutable. A change of configuration compiles a new directory, which shares
-//! every unchanged `Arc<Tenant>` with the old one, and swaps it in whole.
+//! Finds tenants: by server name, by id, and by the names of certificates.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use boring::sha::Sha256;
+use boring::sha::sha256;
 
-use crate::metrics::TenantMetrics;
+use super::Tenant;
 use crate::names::{ServerName, ServerPattern, TenantId};
-use crate::server_certificate::ServerCertificate;
-use crate::token::{SigningKeys, TokenSettings};
-use crate::trust::TrustStore;
-use crate::upstream::{ForwardSettings, Pool};
-
-/// Whether a device must show a client certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientCertificateMode {
-    /// The handshake fails without one.
-    Required,
-    /// Asked for; a device without one is served as anonymous.
-    Optional,
-    /// Not asked for.
-    None,
-}
-
-impl ClientCertificateMode {
-    fn label(self) -> &'static str {
-        match self {
-            ClientCertificateMode::Required => "required",
-            ClientCertificateMode::Optional => "optional",
-            ClientCertificateMode::None => "none",
-        }
-    }
-}
-
-/// Bounds of one tenant.
-#[derive(Clone, Copy, Debug)]
-pub struct TenantLimits {
-    /// Open connections at one time.
-    pub connections: usize,
-    /// Bytes of one request's body.
-    pub body_bytes: u64,
-}
-
-/// Everything that the data path needs of a tenant.
-pub struct Tenant {
-    pub id: TenantId,
-    pub server_names: Vec<ServerPattern>,
-    pub client_certificate: ClientCertificateMode,
-    pub trust: Arc<TrustStore>,
-    /// A device that presents only its leaf may complete its chain by the header
-    /// `X-Ssl-Cert-Chain`.
-    pub complete_chain_from_header: bool,
-    /// Send the anchors' subjects in CertificateRequest.
-    pub send_ca_names: bool,
-    /// One ECDSA and one RSA at most.
-    pub certificates: Vec<Arc<ServerCertificate>>,
-    pub upstream: Arc<Pool>,
-    pub forward: ForwardSettings,
-    /// `None`: the token endpoint is off and answers 404.
-    pub tokens: Option<TokenSettings>,
-    pub keys: Arc<SigningKeys>,
-    pub limits: TenantLimits,
-    pub metrics: TenantMetrics,
-}
-
-impl Tenant {
-    /// What every session ticket of this tenant is bound to: a hash of the tenant's id, its
-    /// trust epoch and its certificate mode. Nodes and restarts that agree on these agree on
-    /// it; a ticket made under another one makes a full handshake.
-    pub fn session_context(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        hash.update(b"portcullis session context\0");
-        hash.update(self.id.as_str().as_bytes());
-        hash.update(b"\0");
-        hash.update(self.client_certificate.label().as_bytes());
-        hash.update(b"\0");
-        hash.update(self.trust.epoch().as_bytes());
-        hash.finish()
-    }
-}
 
 /// What stands behind a server name.
 #[derive(Clone)]
@@ -108,7 +33,20 @@ pub struct TenantDirectory {
     exact: HashMap<ServerName, TenantEntry>,
     wildcard: HashMap<ServerName, TenantEntry>,
     by_id: HashMap<TenantId, TenantEntry>,
+    /// By SHA-256 of the DER Name of an anchor or intermediate: the tenants that a device
+    /// without SNI may come to by it.
+    by_issuer: HashMap<[u8; 32], Vec<Arc<Tenant>>>,
 }
+
+/// Tenants that a chain may belong to.
+pub enum Candidates {
+    Few(Vec<Arc<Tenant>>),
+    /// More than are tried: the chain decides nothing.
+    TooMany,
+}
+
+/// Tenants that a chain is tried at; each costs a verification.
+const MAX_CANDIDATES: usize = 16;
 
 /// Two tenants want one name.
 #[derive(Debug, thiserror::Error)]
@@ -152,17 +90,49 @@ impl TenantDirectory {
         Ok(())
     }
 
-    /// Puts tenants in the place of those that are unavailable under the same ids. They are
-    /// found by the names that the unavailable ones claim.
-    pub fn restore(&mut self, tenants: &HashMap<TenantId, Arc<Tenant>>) {
-        let slots = self.exact.values_mut().chain(self.wildcard.values_mut());
-        for entry in slots.chain(self.by_id.values_mut()) {
-            if let TenantEntry::Unavailable(id) = entry
-                && let Some(tenant) = tenants.get(id)
-            {
-                *entry = TenantEntry::Serviceable(tenant.clone());
+    /// The same directory with other tenants behind it. `change` is asked once for each
+    /// entry; what it gives must have the same id.
+    pub fn map(&self, mut change: impl FnMut(&TenantEntry) -> TenantEntry) -> TenantDirectory {
+        let by_id: HashMap<_, _> =
+            self.by_id.iter().map(|(id, entry)| (id.clone(), change(entry))).collect();
+        let mapped = |slots: &HashMap<ServerName, TenantEntry>| {
+            slots
+                .iter()
+                .filter_map(|(name, entry)| Some((name.clone(), by_id.get(entry.id())?.clone())))
+                .collect()
+        };
+        let (exact, wildcard) = (mapped(&self.exact), mapped(&self.wildcard));
+        let mut by_issuer: HashMap<[u8; 32], Vec<Arc<Tenant>>> = HashMap::new();
+        for entry in by_id.values() {
+            let TenantEntry::Serviceable(tenant) = entry else { continue };
+            if !tenant.trust.anchors().iter().any(|anchor| anchor.names_tenant) {
+                continue;
+            }
+            for subject in tenant.trust.subjects() {
+                let tenants = by_issuer.entry(sha256(subject)).or_default();
+                if !tenants.iter().any(|known| Arc::ptr_eq(known, tenant)) {
+                    tenants.push(tenant.clone());
+                }
             }
         }
+        TenantDirectory { exact, wildcard, by_id, by_issuer }
+    }
+
+    /// Tenants of which some anchor or intermediate has one of these DER Names, and of which
+    /// some anchor names its tenant.
+    pub fn candidates<'n>(&self, issuers: impl IntoIterator<Item = &'n [u8]>) -> Candidates {
+        let mut found: Vec<Arc<Tenant>> = Vec::new();
+        for issuer in issuers {
+            for tenant in self.by_issuer.get(&sha256(issuer)).into_iter().flatten() {
+                if !found.iter().any(|known| Arc::ptr_eq(known, tenant)) {
+                    found.push(tenant.clone());
+                }
+                if found.len() > MAX_CANDIDATES {
+                    return Candidates::TooMany;
+                }
+            }
+        }
+        Candidates::Few(found)
     }
 
     /// Exact name first, then the longest wildcard.

@@ -1,29 +1,36 @@
 //! Wires the parts into a running edge: binds, serves, reloads, drains.
 
-use std::collections::HashMap;
+mod generations;
+mod key_control;
+mod rotation;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
+use self::generations::Generations;
+use self::key_control::EdgeKeys;
+use self::rotation::Rotation;
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::{Compiled, Compiler, Fault, Faults, Settings};
+use crate::config::{Compiled, Compiler, Faults, Settings};
 use crate::gate::Gate;
 use crate::listen::accept::{Worker, bind};
-use crate::listen::{Cut, Edge, Generation, HttpsListener, TicketKeys, TlsServer};
-use crate::metrics::{CertificateKind, Metrics};
-use crate::registry::{Devices, RegistryError};
-use crate::tenant::TenantEntry;
+use crate::listen::{Cut, Edge, HttpsListener, TicketKeys, TlsServer};
+use crate::metrics::Metrics;
+use crate::registry::{Registry, RegistryError};
 
 /// How often deadlines of connections are looked at; the error of every one of them.
 const SWEEP: Duration = Duration::from_millis(250);
+
+/// How often the schedule of signing keys is looked at.
+const KEY_CLOCK: Duration = Duration::from_secs(1);
 
 /// Why the edge did not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +45,8 @@ pub enum StartError {
     Io(#[from] io::Error),
     #[error("cannot start BoringSSL")]
     Tls(#[from] boring::error::ErrorStack),
+    #[error("the admin port cannot be served")]
+    Admin(#[from] admin::AdminFault),
     #[error("cannot start the metrics")]
     Metrics(#[from] prometheus::Error),
 }
@@ -45,10 +54,8 @@ pub enum StartError {
 /// A running edge. Dropping it without [`Server::drain`] cuts every connection.
 pub struct Server {
     edge: Arc<Edge>,
-    file: PathBuf,
-    compiler: Mutex<Compiler>,
+    generations: Arc<Generations>,
     settings: Settings,
-    next_generation: AtomicU64,
     https: Vec<SocketAddr>,
     admin: SocketAddr,
     shutdown: watch::Sender<bool>,
@@ -92,12 +99,19 @@ impl Prepared {
             .enable_all()
             .build()?;
         let settings = compiled.settings.clone();
-        let registry = Devices::open(&settings.registry_url, clock.clone(), metrics.clone());
-        let devices = background.block_on(registry)?;
+        let registry = Registry::open(settings.registry.clone(), clock.clone(), metrics.clone());
+        let registry = background.block_on(registry)?;
+        let rotation = settings.rotation.clone().map(|(rotation, secret)| {
+            let files = compiled.edge_keys.clone();
+            Arc::new(Rotation::new(rotation, secret, registry.clone(), clock.clone(), files))
+        });
+        if let Some(rotation) = &rotation {
+            background.block_on(rotation.keep_schedule());
+        }
         let gate = Gate::new(
             clock.clone(),
             metrics.clone(),
-            devices,
+            registry.clone(),
             settings.verdict_cache,
             settings.token_cache,
         );
@@ -110,8 +124,9 @@ impl Prepared {
 
         // First the address that cannot be shared: a second edge on the same file ends here,
         // before the kernel gives it connections of the one that serves.
-        let admin_socket = TcpListener::bind(settings.admin)
-            .map_err(|source| StartError::Bind { address: settings.admin, source })?;
+        let bind_admin = settings.admin.bind;
+        let admin_socket = TcpListener::bind(bind_admin)
+            .map_err(|source| StartError::Bind { address: bind_admin, source })?;
         admin_socket.set_nonblocking(true)?;
         let admin = admin_socket.local_addr()?;
         let mut listeners = Vec::new();
@@ -125,17 +140,28 @@ impl Prepared {
             listeners.push((Arc::new(listener.clone()), sockets));
         }
 
-        announce(&compiled, &metrics);
         let pools = compiled.pools.clone();
-        let first = generation(1, compiled);
-        let edge = Arc::new(Edge::new(gate, metrics, tickets, first));
+        let generations = Arc::new(Generations::new(
+            file,
+            compiler,
+            compiled,
+            registry.clone(),
+            rotation.clone(),
+            metrics.clone(),
+        ));
+        let first = generations.first();
+        let edge = Arc::new(Edge::new(gate, metrics, tickets, settings.token_cache, first));
         {
             let _inside = background.enter();
             for pool in &pools {
                 pool.ensure_health(background.handle());
             }
             let admin_socket = tokio::net::TcpListener::from_std(admin_socket)?;
-            background.spawn(admin::serve(admin_socket, edge.clone()));
+            let keys =
+                Arc::new(EdgeKeys { generations: generations.clone(), rotation: rotation.clone() });
+            let port = admin::AdminPort::new(settings.admin.clone(), edge.clone(), keys)?;
+            background.spawn(port.serve(admin_socket));
+            background.spawn(follow(edge.clone(), generations.clone(), rotation, registry));
             background.spawn(sweep(edge.clone()));
         }
         let (shutdown, watch) = watch::channel(false);
@@ -143,10 +169,8 @@ impl Prepared {
         edge.metrics.config_reload_successful.set(1);
         Ok(Server {
             edge,
-            file,
-            compiler: Mutex::new(compiler),
+            generations,
             settings,
-            next_generation: AtomicU64::new(2),
             https,
             admin,
             shutdown,
@@ -177,75 +201,13 @@ impl Server {
     /// force; where they concern single tenants that are being served, these stay as they are
     /// and everything else is swapped in.
     pub fn reload(&self) -> Result<(), Faults> {
-        let started = Instant::now();
-        let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
-        let metrics = &self.edge.metrics;
-        let compiled = match compiler.compile(&self.file) {
-            Ok(compiled) => compiled,
-            Err(faults) => return Err(self.reload_failed(faults)),
-        };
-        let mut compiled = compiled;
-        let kept = self.keep_running(&mut compiled);
-        for what in self.settings.needing_restart(&compiled.settings) {
-            tracing::warn!(
-                target: "portcullis::config",
-                setting = what,
-                "this change takes effect after a restart"
-            );
-        }
-        announce(&compiled, metrics);
-        if let Some(background) = &self.background {
-            for pool in &compiled.pools {
-                pool.ensure_health(background.handle());
+        self.generations.reload(&self.edge, |compiled| {
+            if let Some(background) = &self.background {
+                for pool in &compiled.pools {
+                    pool.ensure_health(background.handle());
+                }
             }
-        }
-        let number = self.next_generation.fetch_add(1, Ordering::Relaxed);
-        let tenants = compiled.directory.entries().count();
-        self.edge.swap(generation(number, compiled));
-        if !kept.is_empty() {
-            return Err(self.reload_failed(Faults(kept)));
-        }
-        metrics.config_reloads_ok.inc();
-        metrics.config_reload_successful.set(1);
-        tracing::info!(
-            target: "portcullis::config",
-            generation = number,
-            tenants,
-            duration_ms = started.elapsed().as_secs_f64() * 1e3,
-            "configuration in force"
-        );
-        Ok(())
-    }
-
-    fn reload_failed(&self, faults: Faults) -> Faults {
-        self.edge.metrics.config_reloads_failed.inc();
-        self.edge.metrics.config_reload_successful.set(0);
-        tracing::error!(
-            target: "portcullis::config",
-            file = %self.file.display(),
-            "reload failed; only what these faults concern stays as it was, be it the edge as a \
-             whole or single tenants:\n{faults}"
-        );
-        faults
-    }
-
-    /// A tenant that is served now and whose files have broken keeps its running state: a
-    /// reload takes nobody down. One that was not served before stays refused. Gives the faults
-    /// of those that were kept.
-    fn keep_running(&self, compiled: &mut Compiled) -> Vec<Fault> {
-        let running = self.edge.generation();
-        let mut kept = HashMap::new();
-        let mut faults = Vec::new();
-        compiled.unavailable.retain(|(id, found)| match running.directory.by_id(id) {
-            Some(TenantEntry::Serviceable(tenant)) => {
-                kept.insert(id.clone(), tenant.clone());
-                faults.extend(found.0.iter().cloned());
-                false
-            }
-            _ => true,
-        });
-        compiled.directory.restore(&kept);
-        faults
+        })
     }
 
     /// Stops accepting, lets requests end within the drain timeout, then cuts what is left.
@@ -293,7 +255,7 @@ impl Server {
             }
         }
         if let Some(background) = self.background.take() {
-            background.block_on(self.edge.gate.devices().close());
+            background.block_on(self.edge.gate.registry().close());
             background.shutdown_timeout(Duration::from_secs(1));
         }
     }
@@ -328,40 +290,26 @@ fn raise_descriptors(connections: usize) {
     }
 }
 
-fn generation(number: u64, compiled: Compiled) -> Generation {
-    Generation {
-        number,
-        limits: compiled.settings.limits,
-        log_requests: compiled.settings.log.requests,
-        directory: compiled.directory,
-    }
-}
-
-/// Says which tenants are refused and why, and sets the gauges of this generation.
-fn announce(compiled: &Compiled, metrics: &Metrics) {
-    for (tenant, faults) in &compiled.unavailable {
-        tracing::error!(
-            target: "portcullis::config",
-            tenant = tenant.as_str(),
-            "this tenant is not served:\n{faults}"
-        );
-    }
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    metrics.tenants_serviceable.set(count(compiled.directory.serviceable().count()));
-    metrics.tenants_refused.set(count(compiled.unavailable.len()));
-    let mut expiries = Vec::new();
-    for tenant in compiled.directory.serviceable() {
-        for certificate in &tenant.certificates {
-            let sha256 = *certificate.sha256();
-            expiries.push((CertificateKind::Server, sha256, certificate.not_after()));
+/// Takes in what changes in the registry, at once, and what changes by time alone.
+async fn follow(
+    edge: Arc<Edge>,
+    generations: Arc<Generations>,
+    rotation: Option<Arc<Rotation>>,
+    registry: Arc<Registry>,
+) {
+    let mut changes = registry.changes();
+    loop {
+        if let Some(rotation) = &rotation {
+            rotation.keep_schedule().await;
         }
-        for anchor in tenant.trust.anchors() {
-            expiries.push((CertificateKind::Anchor, anchor.sha256, anchor.not_after));
+        let (edge, generations) = (edge.clone(), generations.clone());
+        // Thousands of tenants may be to be put together: not on the thread that sweeps.
+        let _ = tokio::task::spawn_blocking(move || generations.follow(&edge)).await;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(KEY_CLOCK) => {}
         }
     }
-    expiries.sort_unstable_by_key(|(kind, sha256, _)| (*kind as u8, *sha256));
-    expiries.dedup();
-    metrics.set_certificate_expiry(expiries);
 }
 
 async fn sweep(edge: Arc<Edge>) {
