@@ -4,21 +4,19 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::admin_model;
 use super::check;
+use super::edge_files::EdgeFiles;
 use super::fault::{Fault, Faults};
-use super::files::{Files, in_file, open};
+use super::files::Files;
 use super::load::{Loaded, load};
 use super::pools;
-use super::reuse::{Print, Printed, Reused};
+use super::reuse::{Printed, Reused};
 use super::settings::Settings;
-use super::tenants::{TenantCompiler, certificate, signing_keys};
-use crate::admin_settings::AdminSettings;
+use super::tenants::{TenantCompiler, signing_keys};
 use crate::metrics::Metrics;
 use crate::names::TenantId;
-use crate::server_certificate::ServerCertificate;
 use crate::tenant::{TenantDirectory, TenantEntry};
-use crate::token::{KeySecret, SigningKeys};
+use crate::token::SigningKeys;
 use crate::upstream::Pool;
 
 /// Compiles a configuration, again and again as it changes.
@@ -67,15 +65,7 @@ impl Compiler {
         check::cross_references(&loaded, &mut faults);
 
         let mut files = Files::default();
-        let admin =
-            admin_model::compile(&loaded.source, &loaded.edge.admin, &mut files, &mut faults);
-        let edge_files = EdgeFiles {
-            admin,
-            ticket_secret: ticket_secret(&loaded, &mut files, &mut faults),
-            key_secret: key_secret(&loaded, &mut files, &mut faults),
-            registry_password: registry_password(&loaded, &mut files, &mut faults),
-            by_certificate: self.listener_certificates(&loaded, &mut files, &mut faults),
-        };
+        let edge_files = EdgeFiles::read(&loaded, &mut files, &mut self.reused, &mut faults);
         let keys = self.edge_keys(&loaded, &mut files, &mut faults);
         let (source, models) = (&loaded.source, &loaded.edge.upstreams);
         let pools: HashMap<String, Printed<Pool>> = models
@@ -133,21 +123,6 @@ impl Compiler {
         })
     }
 
-    fn listener_certificates(
-        &mut self,
-        loaded: &Loaded,
-        files: &mut Files,
-        faults: &mut Vec<Fault>,
-    ) -> Vec<Option<Arc<ServerCertificate>>> {
-        let listeners = loaded.edge.listeners.iter();
-        listeners
-            .map(|listener| {
-                let named = listener.tenant_by_certificate.as_ref()?;
-                certificate(&loaded.source, named, files, &mut self.reused, faults)
-            })
-            .collect()
-    }
-
     fn edge_keys(
         &mut self,
         loaded: &Loaded,
@@ -156,61 +131,5 @@ impl Compiler {
     ) -> Option<Printed<SigningKeys>> {
         let keys = loaded.edge.tokens.as_ref()?.signing_keys.as_ref()?;
         signing_keys(&loaded.source, keys, files, &mut self.reused, faults)
-    }
-}
-
-/// What the edge's own files hold; each is empty where it is not configured, or its fault has
-/// been reported.
-pub struct EdgeFiles {
-    pub admin: AdminSettings,
-    pub ticket_secret: Option<[u8; 32]>,
-    pub key_secret: Option<KeySecret>,
-    pub registry_password: Option<String>,
-    /// One for each listener.
-    pub by_certificate: Vec<Option<Arc<ServerCertificate>>>,
-}
-
-fn ticket_secret(loaded: &Loaded, files: &mut Files, faults: &mut Vec<Fault>) -> Option<[u8; 32]> {
-    const LEAST: usize = 32;
-    let named = loaded.edge.tickets.secret_file.as_ref()?;
-    let file = open(&loaded.source, named, files.read_secret(&named.path), faults)?;
-    if file.bytes.len() < LEAST {
-        let message = format!("the ticket secret has fewer than {LEAST} octets");
-        let help = "make one with `openssl rand -out tickets.secret 48`";
-        faults.push(Fault::at(&loaded.source, named.at, message).help(help));
-        return None;
-    }
-    let mut print = Print::new("ticket secret");
-    print.part(&file.bytes);
-    Some(print.finish())
-}
-
-fn key_secret(loaded: &Loaded, files: &mut Files, faults: &mut Vec<Fault>) -> Option<KeySecret> {
-    let named = &check::rotation(loaded)?.secret_file;
-    let file = open(&loaded.source, named, files.read_secret(&named.path), faults)?;
-    let secret = KeySecret::from_bytes(&file.bytes);
-    let fault = |reason| {
-        in_file(&loaded.source, named, &reason)
-            .help("make one with `openssl rand -out keys.secret 48`")
-    };
-    secret.map_err(|reason| faults.push(fault(reason))).ok()
-}
-
-fn registry_password(
-    loaded: &Loaded,
-    files: &mut Files,
-    faults: &mut Vec<Fault>,
-) -> Option<String> {
-    let named = loaded.edge.registry.password_file.as_ref()?;
-    let file = open(&loaded.source, named, files.read_secret(&named.path), faults)?;
-    let line = str::from_utf8(&file.bytes).map(str::trim_ascii_end);
-    match line {
-        Ok(line) if !line.is_empty() && !line.chars().any(char::is_control) => {
-            Some(line.to_owned())
-        }
-        _ => {
-            faults.push(in_file(&loaded.source, named, &"not a password in one line of UTF-8"));
-            None
-        }
     }
 }

@@ -14,6 +14,7 @@ mod admin_model;
 mod check;
 mod compile;
 mod decode;
+mod edge_files;
 mod fault;
 mod files;
 mod load;

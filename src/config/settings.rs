@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::check;
-use super::compile::EdgeFiles;
+use super::edge_files::EdgeFiles;
 use super::load::{Loaded, base};
 use super::model::{ListenerModel, LogSettings};
 use crate::admin_settings::AdminSettings;

@@ -21,7 +21,7 @@ use super::answer::{Answer, accepts_token};
 use super::connection::{Connection, Judged};
 use super::oauth::{self, OauthError, metadata};
 use super::path::{Target, overrides_to_own, target};
-use super::tls::{verdict_of, verdict_off_worker};
+use super::verdict::{verdict_of, verdict_off_worker};
 
 const X_SSL_CERT_CHAIN: HeaderName = HeaderName::from_static("x-ssl-cert-chain");
 

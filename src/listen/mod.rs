@@ -1,7 +1,7 @@
 //! Sockets, deadlines and protocols: everything that meets a device.
 //!
 //! The way of a connection: [`accept`] takes it and counts it ([`caps`]), reads a PROXY
-//! header where one is due, makes the TLS handshake ([`tls`]) and drives its requests;
+//! header where one is due, makes the TLS handshake ([`tls`], [`verdict`]) and drives its requests;
 //! [`https`] is Pingora's view of a request, [`decide`] what becomes of it, [`answer`] what
 //! the edge says itself ([`relay`] fetches a platform's tokens, [`oauth`] reads token requests
 //! of OAuth), [`forward`] what the upstream sees.
@@ -19,10 +19,13 @@ mod path;
 mod peer_chain;
 mod proxy_protocol;
 mod relay;
+mod request_id;
+mod sni;
 mod stream;
 mod tickets;
 mod tls;
 mod transport;
+mod verdict;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -10,10 +10,7 @@ use serde_json::json;
 
 use crate::names::DeviceId;
 
-/// RFC 6749 leaves the path open; this one is the common choice.
-pub const OAUTH_TOKEN_PATH: &str = "/oauth/token";
-/// RFC 8414 §3.
-pub const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
+use super::path::{JWKS_PATH, OAUTH_TOKEN_PATH};
 
 /// Octets of a token request's body.
 pub const MAX_FORM: usize = 8 * 1024;
@@ -109,7 +106,7 @@ pub fn metadata(issuer: &str, algorithm: &str) -> Bytes {
     json!({
         "issuer": issuer,
         "token_endpoint": format!("{issuer}{OAUTH_TOKEN_PATH}"),
-        "jwks_uri": format!("{issuer}{}", super::path::JWKS_PATH),
+        "jwks_uri": format!("{issuer}{JWKS_PATH}"),
         "grant_types_supported": ["client_credentials"],
         // Required by RFC 8414; there is no authorization endpoint.
         "response_types_supported": [],

@@ -5,12 +5,15 @@ use http::HeaderMap;
 
 use crate::upstream::same_folded;
 
-use super::oauth::{METADATA_PATH, OAUTH_TOKEN_PATH};
-
 /// The platform's device token endpoint.
 pub const TOKEN_PATH: &str = "/devicecontrol/deviceAccessToken";
 /// RFC 7517 keys (the path is a convention of RFC 8414's registry neighbours).
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";
+
+/// RFC 6749 leaves the path open; this one is the common choice.
+pub const OAUTH_TOKEN_PATH: &str = "/oauth/token";
+/// RFC 8414 §3.
+pub const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 
 /// The edge's own paths: always, and where the tenant has OAuth on.
 const OWN: [&str; 2] = [TOKEN_PATH, JWKS_PATH];

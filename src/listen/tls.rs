@@ -32,10 +32,11 @@ use crate::names::ServerName;
 use crate::refusal::{Refusal, Refused};
 use crate::server_certificate::ServerCertificate;
 use crate::tenant::{ClientCertificateMode, Tenant, TenantEntry};
-use crate::trust::Verdict;
 
 use super::peer_chain::PeerChain;
+use super::sni::server_name;
 use super::transport::Transport;
+use super::verdict::{resolved, verdict_of};
 use super::{Edge, Generation, HttpsListener};
 
 /// TLS 1.2 suites; 1.3 has its own. ECDHE and AEAD only (RFC 7525bis §4.2).
@@ -310,68 +311,6 @@ impl TlsServer {
     }
 }
 
-/// The verdict on a presented chain, from the cache, at once, or from the blocking pool.
-pub async fn verdict_of(edge: &Arc<Edge>, tenant: &Arc<Tenant>, chain: &PeerChain) -> Verdict {
-    let ders = chain.ders();
-    if let Some(verdict) = edge.gate.quick_verdict(tenant, &ders, &[]) {
-        return verdict;
-    }
-    let owned: Vec<Vec<u8>> = ders.into_iter().map(<[u8]>::to_vec).collect();
-    verdict_off_worker(edge, tenant, owned, Vec::new()).await
-}
-
-/// Which tenant a chain without SNI belongs to, and the verdict on it there.
-async fn resolved(
-    edge: &Arc<Edge>,
-    generation: &Arc<Generation>,
-    chain: &PeerChain,
-) -> Result<Resolved, Refused> {
-    let ders = chain.ders();
-    if let Some(resolved) = edge.gate.quick_resolve(&generation.directory, &ders) {
-        return resolved;
-    }
-    let owned: Vec<Vec<u8>> = ders.into_iter().map(<[u8]>::to_vec).collect();
-    let (for_gate, generation) = (edge.clone(), generation.clone());
-    off_worker(edge, move || {
-        let chain: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
-        for_gate.gate.resolve(&generation.directory, &chain)
-    })
-    .await
-    .and_then(|resolved| resolved)
-}
-
-/// The verdict on a long chain, or on one completed by a header.
-pub async fn verdict_off_worker(
-    edge: &Arc<Edge>,
-    tenant: &Arc<Tenant>,
-    chain: Vec<Vec<u8>>,
-    extra: Vec<Vec<u8>>,
-) -> Verdict {
-    let (for_gate, tenant) = (edge.clone(), tenant.clone());
-    off_worker(edge, move || {
-        let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
-        let extra: Vec<&[u8]> = extra.iter().map(Vec::as_slice).collect();
-        for_gate.gate.verdict(&tenant, &chain, &extra)
-    })
-    .await
-    .unwrap_or_else(Verdict::Refused)
-}
-
-/// Runs the verifier where blocking is allowed.
-async fn off_worker<T: Send + 'static>(
-    edge: &Arc<Edge>,
-    verify: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refused> {
-    // A few at a time: hostile chains must not take the cores from good ones. The wait for a
-    // turn counts against the handshake's or the request's deadline.
-    let Ok(_turn) = edge.verifications.acquire().await else {
-        return Err(Refused::new(Refusal::Overloaded, "the edge is stopping"));
-    };
-    tokio::task::spawn_blocking(verify)
-        .await
-        .map_err(|_| Refused::new(Refusal::CertificateMalformed, "the verifier did not answer"))
-}
-
 enum Step {
     Done,
     Verify,
@@ -614,52 +553,5 @@ fn to_alert(alert: u8) -> SslAlert {
         112 => SslAlert::UNRECOGNIZED_NAME,
         116 => SslAlert::CERTIFICATE_REQUIRED,
         _ => SslAlert::INTERNAL_ERROR,
-    }
-}
-
-/// The host name of a server_name extension (RFC 6066 §3): none, or exactly one.
-fn server_name(extension: Option<&[u8]>) -> Result<Option<ServerName>, &'static str> {
-    const MALFORMED: &str = "the SNI extension is malformed";
-    let Some(bytes) = extension else { return Ok(None) };
-    let (list, rest) = length_prefixed(bytes).ok_or(MALFORMED)?;
-    let (kind, entry) = list.split_first().ok_or(MALFORMED)?;
-    let (name, more) = length_prefixed(entry).ok_or(MALFORMED)?;
-    if *kind != 0 || !rest.is_empty() || !more.is_empty() {
-        return Err(MALFORMED);
-    }
-    let name = str::from_utf8(name).map_err(|_| "the SNI is not ASCII")?;
-    ServerName::parse(name).map(Some).map_err(|_| "the SNI is not a host name in A-labels")
-}
-
-fn length_prefixed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<2>()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_sni_is_one_host_name_or_a_refusal() {
-        let sni = |name: &[u8]| {
-            let mut bytes = ((name.len() + 3) as u16).to_be_bytes().to_vec();
-            bytes.push(0);
-            bytes.extend((name.len() as u16).to_be_bytes());
-            bytes.extend(name);
-            bytes
-        };
-        assert_eq!(server_name(None), Ok(None));
-        let mixed = server_name(Some(&sni(b"Acme.Example.com"))).unwrap().unwrap();
-        assert_eq!(mixed.as_str(), "acme.example.com");
-        let long = [b'a'; 255];
-        for odd in [&b""[..], b"a\0b", b"192.0.2.1", "bücher".as_bytes(), &long, b"a."] {
-            assert!(server_name(Some(&sni(odd))).is_err(), "{odd:?}");
-        }
-        let mut two = sni(b"a.example");
-        two.extend(sni(b"b.example"));
-        for malformed in [&two[..], b"", b"\0", b"\0\x04\0\0\x01"] {
-            assert!(server_name(Some(malformed)).is_err());
-        }
     }
 }

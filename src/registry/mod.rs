@@ -18,6 +18,7 @@ mod pins;
 mod postgres;
 mod questions;
 mod records;
+mod schema;
 mod settings;
 mod sql;
 mod sqlite;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::changes::CHANNEL;
 use super::error::Place;
-use super::sql::MIGRATIONS;
+use super::schema::MIGRATIONS;
 use super::{RegistryError, StoreFault};
 
 /// To connect: less than the deadline of a caller, so that the caller learns the reason.

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::migrate::Migrator;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -19,9 +18,6 @@ use super::{
 };
 use crate::clock::UnixSeconds;
 use crate::names::{DeviceId, TenantId};
-
-/// The one schema of both engines.
-pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("src/registry/migrations");
 
 /// Where a registry is kept, read from its url and not yet opened.
 pub(super) enum Location {

@@ -14,7 +14,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _, SqliteConnection};
 
 use super::error::Place;
-use super::sql::MIGRATIONS;
+use super::schema::MIGRATIONS;
 use super::{RegistryError, StoreFault};
 
 /// How long SQLite waits for another process to release its lock; less than the deadline of

@@ -1,7 +1,7 @@
 //! How a node follows what others write.
 
 use super::*;
-use crate::registry::sql::MIGRATIONS;
+use crate::registry::schema::MIGRATIONS;
 
 on_both_engines!(
     two_nodes_see_each_others_changes,
