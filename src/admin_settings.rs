@@ -23,7 +23,8 @@ pub struct AdminSettings {
 pub struct AdminTls {
     pub chain: Vec<u8>,
     pub key: Vec<u8>,
-    /// Whose client certificates are asked for; `None`: bearer tokens alone.
+    /// Whose client certificates are asked for; a client may show none, and then has a token or
+    /// the probes alone. `None`: bearer tokens alone.
     pub client_ca: Option<Vec<u8>>,
 }
 

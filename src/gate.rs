@@ -15,9 +15,7 @@ use crate::registry::{DeviceStatus, PinOwner, Registry};
 use crate::tenant::{
     Candidates, ClientCertificateMode, ForeignBearers, Tenant, TenantDirectory, TenantEntry,
 };
-use crate::token::{
-    Bearer, Issued, IssuedAccess, TokenFault, TokenRequest, TokenService, check_bearer,
-};
+use crate::token::{Bearer, Bearers, Issued, IssuedAccess, TokenFault, TokenRequest, TokenService};
 use crate::trust::{Verdict, VerdictCache, VerifiedChain, issuers};
 
 /// Who is at the other end, as far as the handshake could tell.
@@ -58,6 +56,7 @@ pub struct Gate {
     verdicts: VerdictCache,
     registry: Arc<Registry>,
     tokens: TokenService,
+    bearers: Bearers,
 }
 
 /// Chains up to this size are verified where they are met; longer ones cost more than a
@@ -79,6 +78,7 @@ impl Gate {
         Gate {
             verdicts: VerdictCache::new(verdicts, clock.clone(), metrics),
             tokens: TokenService::new(tokens, clock.clone()),
+            bearers: Bearers::default(),
             clock,
             registry,
         }
@@ -107,9 +107,7 @@ impl Gate {
         if let Some(verdict) = self.verdicts.get(&key) {
             return Some(verdict);
         }
-        let parts = chain.iter().chain(extra);
-        let bytes: usize = parts.map(|der| der.len()).sum();
-        if chain.len() + extra.len() > INLINE_CERTIFICATES || bytes > INLINE_BYTES {
+        if !is_small(chain.iter().chain(extra)) {
             return None;
         }
         let verdict = tenant.trust.verify(chain, extra, self.clock.now());
@@ -148,6 +146,9 @@ impl Gate {
         directory: &TenantDirectory,
         chain: &[&[u8]],
     ) -> Option<Result<Resolved, Refused>> {
+        if !is_small(chain.iter()) {
+            return None;
+        }
         let mut tried = 0;
         self.resolve_by(directory, chain, |tenant| {
             tried += 1;
@@ -155,9 +156,18 @@ impl Gate {
         })
     }
 
+    /// Whether what verified by a pin is pinned to the same device still; of a chain that
+    /// verified by an anchor there is nothing to ask.
+    pub fn pin_stands(&self, tenant: &Tenant, chain: &VerifiedChain) -> bool {
+        chain.anchor().is_some()
+            || self.registry.pinned(&tenant.id, chain.leaf_sha256()).as_ref()
+                == Some(chain.device())
+    }
+
     /// Which tenant a device without SNI belongs to, and the verdict on its chain there. Only
     /// two things decide: a pin that no other tenant has, and anchors that name their tenant
-    /// (their key's possession is proved). A chain that could belong to several tenants belongs
+    /// (their key's possession is proved). A certificate is public, so a pin beside another
+    /// tenant's proved anchor decides nothing. A chain that could belong to several tenants belongs
     /// to none: one tenant could else capture another's devices by uploading its public CA.
     ///
     /// May take the verifier's whole budget for each candidate.
@@ -188,21 +198,13 @@ impl Gate {
                 "without SNI the client certificate names the tenant",
             )));
         };
-        match self.registry.pin_owner(&sha256(leaf)) {
-            PinOwner::Nobody => {}
+        let pinned_at = match self.registry.pin_owner(&sha256(leaf)) {
+            PinOwner::Nobody => None,
             PinOwner::Several => {
                 return ambiguous("no SNI, and several tenants have pinned the certificate");
             }
-            PinOwner::One(id, _) => {
-                let Some(TenantEntry::Serviceable(tenant)) = directory.by_id(&id) else {
-                    return Some(Err(Refused::new(
-                        Refusal::TenantUnavailable,
-                        "the tenant that has pinned the certificate is not served",
-                    )));
-                };
-                return Some(Ok((tenant.clone(), verdict(tenant)?)));
-            }
-        }
+            PinOwner::One(id, _) => Some(id),
+        };
         let names = issuers(chain);
         let candidates = match directory.candidates(names.iter().map(Vec::as_slice)) {
             Candidates::Few(candidates) => candidates,
@@ -213,10 +215,12 @@ impl Gate {
             }
         };
         let mut found = None;
-        let mut refused = None;
+        let mut refused: Option<(Arc<Tenant>, Verdict)> = None;
+        // Tenants that may know the chain and refuse it now.
+        let mut doubtful = Vec::new();
         for tenant in candidates {
             match verdict(&tenant)? {
-                Verdict::Verified(path) if names_tenant(&tenant, &path) => {
+                Verdict::Verified(path) if path.names_tenant() => {
                     if found.is_some() {
                         return ambiguous(
                             "no SNI, and the chain leads to anchors of several tenants",
@@ -225,10 +229,54 @@ impl Gate {
                     found = Some((tenant, Verdict::Verified(path)));
                 }
                 Verdict::Verified(_) | Verdict::Undecided(_) => {}
+                // Undecided by time: another try may say otherwise.
+                Verdict::Refused(reason) if reason.refusal == Refusal::Overloaded => {
+                    return Some(Err(reason));
+                }
                 // Why the one tenant that knows the issuer refuses says more than that no
                 // tenant takes the chain.
-                Verdict::Refused(reason) => refused = Some((tenant, Verdict::Refused(reason))),
+                Verdict::Refused(reason) => {
+                    if matches!(
+                        reason.refusal,
+                        Refusal::CertificateRevoked
+                            | Refusal::RevocationUnknown
+                            | Refusal::CertificateExpired
+                    ) {
+                        doubtful.push(tenant.clone());
+                    }
+                    refused = Some((tenant, Verdict::Refused(reason)));
+                }
             }
+        }
+        // A tenant that knows the chain by an anchor of its own and refuses it does not leave it
+        // to another. An anchor that anybody may upload says nothing, also not against.
+        let now = self.clock.now();
+        if found.is_some() && doubtful.iter().any(|tenant| tenant.trust.disowns(chain, now)) {
+            return ambiguous(
+                "no SNI, one tenant takes the chain and another knows it and refuses it",
+            );
+        }
+        if let Some(id) = pinned_at {
+            // Whoever sees a certificate can pin it: a pin yields to nobody's proved anchor, and
+            // takes no device from it.
+            if found.is_some_and(|(tenant, _)| tenant.id != id) {
+                return ambiguous(
+                    "no SNI, one tenant has pinned the certificate and another has its CA",
+                );
+            }
+            let Some(TenantEntry::Serviceable(tenant)) = directory.by_id(&id) else {
+                return Some(Err(Refused::new(
+                    Refusal::TenantUnavailable,
+                    "the tenant that has pinned the certificate is not served",
+                )));
+            };
+            return match verdict(tenant)? {
+                Verdict::Verified(path) if path.anchor().is_some() => Some(Err(Refused::new(
+                    Refusal::IssuerUnknown,
+                    "no SNI, and the certificate is no longer pinned",
+                ))),
+                verdict => Some(Ok((tenant.clone(), verdict))),
+            };
         }
         Some(found.or(refused).ok_or_else(|| {
             Refused::new(
@@ -283,14 +331,11 @@ impl Gate {
             ));
         }
         self.check_fresh()?;
-        if chain.anchor().is_none() {
-            let holder = self.registry.pinned(&tenant.id, chain.leaf_sha256());
-            if holder.as_ref() != Some(chain.device()) {
-                return Err(Refused::new(
-                    Refusal::IssuerUnknown,
-                    "the certificate is no longer pinned to the device",
-                ));
-            }
+        if !self.pin_stands(tenant, chain) {
+            return Err(Refused::new(
+                Refusal::IssuerUnknown,
+                "the certificate is no longer pinned to the device",
+            ));
         }
         let status = match self.registry.status(&tenant.id, chain.device()) {
             Some(status) => status,
@@ -326,7 +371,7 @@ impl Gate {
         let refuse = |reason| Err(Refused::new(Refusal::TokenRefused, reason));
         let Some(settings) = &tenant.tokens else { return self.foreign(tenant) };
         let now = self.clock.now();
-        match check_bearer(token, &tenant.keys, settings, &tenant.id, leaf_sha256, now) {
+        match self.bearers.check(token, &tenant.keys, settings, &tenant.id, leaf_sha256, now) {
             Bearer::Foreign => self.foreign(tenant),
             Bearer::Refused(reason) => Err(Refused::new(Refusal::TokenRefused, reason)),
             Bearer::Ours(bearer) => {
@@ -395,14 +440,11 @@ impl Gate {
         tenant: &Tenant,
         chain: &Arc<VerifiedChain>,
     ) -> Result<DeviceStatus, Refused> {
-        let anchor = chain.anchor().and_then(|index| tenant.trust.anchors().get(index));
-        let anchor = anchor.ok_or_else(|| {
+        let anchor = chain.anchor().ok_or_else(|| {
             Refused::new(Refusal::IssuerUnknown, "the anchor has left the trust store")
         })?;
-        let registered = self
-            .registry
-            .register(&tenant.id, chain.device(), chain.leaf_sha256(), &anchor.sha256)
-            .await;
+        let registered =
+            self.registry.register(&tenant.id, chain.device(), chain.leaf_sha256(), anchor).await;
         match registered {
             Ok(registered) => {
                 if registered.created {
@@ -415,10 +457,9 @@ impl Gate {
     }
 }
 
-/// Whether the path's anchor decides which tenant a chain without SNI belongs to.
-fn names_tenant(tenant: &Tenant, chain: &VerifiedChain) -> bool {
-    let anchor = chain.anchor().and_then(|index| tenant.trust.anchors().get(index));
-    anchor.is_some_and(|anchor| anchor.names_tenant)
+fn is_small<'c>(chain: impl Iterator<Item = &'c &'c [u8]>) -> bool {
+    let (count, bytes) = chain.fold((0, 0), |(count, bytes), der| (count + 1, bytes + der.len()));
+    count <= INLINE_CERTIFICATES && bytes <= INLINE_BYTES
 }
 
 fn token_request<'a>(

@@ -196,7 +196,7 @@ impl Refusal {
             Refusal::Overloaded => "The server is at its limit.",
             Refusal::RegistryUnavailable => "The device registry is not available.",
             Refusal::PlatformRefused => "The platform issues no token for this device.",
-            Refusal::UpstreamUnavailable => "The platform cannot be reached.",
+            Refusal::UpstreamUnavailable => "The platform gave no usable answer.",
             Refusal::UpstreamTimeout => "The platform did not answer in time.",
             Refusal::ProtocolError => "The request is malformed.",
             Refusal::Timeout => "The request took too long.",

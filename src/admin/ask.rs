@@ -127,7 +127,8 @@ impl Ask {
         DeviceId::parse(self.param("device")).map_err(|_| no_such_device())
     }
 
-    /// Makes a change, and logs it. The outcome is `Done`, `Existed` or `Devices`.
+    /// Makes a change, and logs it. The outcome is `Done`, `Devices`, or `Existed`, where nothing
+    /// has changed.
     ///
     /// # Errors
     /// 404 and `missing` where the thing is not there, 409 and `taken` where something is in
@@ -145,19 +146,25 @@ impl Ask {
             Outcome::Conflict { index } => Err((words.taken)(index)),
             Outcome::Limit(limit) => Err(ApiError::unprocessable(limit)),
             outcome => {
-                self.log(what, target);
-                // Whoever is answered finds the change in force here; other nodes follow.
-                let version = *self.registry().changes().borrow();
-                if !self.admin.edge.follows(version, IN_FORCE).await {
-                    tracing::warn!(
-                        target: "portcullis::admin",
-                        action = what,
-                        "a change is stored and not yet in force: many tenants are to be put \
-                         together anew"
-                    );
+                if !matches!(outcome, Outcome::Existed) {
+                    self.log(what, target);
                 }
+                self.in_force(what).await;
                 Ok(outcome)
             }
+        }
+    }
+
+    /// Waits until what is stored by now is in force here, so that whoever is answered finds it
+    /// so. Other nodes follow.
+    pub async fn in_force(&self, what: &'static str) {
+        let version = *self.registry().changes().borrow();
+        if !self.admin.edge.follows(version, IN_FORCE).await {
+            tracing::warn!(
+                target: "portcullis::admin",
+                action = what,
+                "a change is stored and not yet in force: many tenants are to be put together anew"
+            );
         }
     }
 

@@ -48,6 +48,9 @@ pub async fn list(ask: Ask) -> Result<Response, ApiError> {
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(ApiError::bad_request("limit is 1 to 1000."));
     }
+    if query.before.is_some_and(|before| before < 1) {
+        return Err(ApiError::bad_request("before is the id of a record, from 1."));
+    }
     let tenant = match (query.tenant.as_deref(), ask.principal().tenant()) {
         // Not held against the directory: a tenant that is gone has its records still.
         (Some(named), own) => {

@@ -2,8 +2,10 @@
 //!
 //! A token is compared by its SHA-256, in constant time, with every token there is, so that
 //! the time tells nothing about any of them. An address that has presented ten wrong tokens
-//! in a minute is answered 429 for the rest of it, whatever it presents: the right one among
-//! its guesses is not told from the others.
+//! in a minute is answered 429 to further ones for the rest of it, and makes no more lines of the
+//! log. A right token passes all the same: whoever shares an address with the operator must not
+//! shut the operator out. Nobody guesses one, since each has 32 characters or more
+//! (`admin.token_file`).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +16,7 @@ use boring::memcmp;
 use boring::sha::sha256;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 use crate::admin_settings::{Credential, CredentialSecret, Role};
@@ -26,8 +29,11 @@ use crate::registry::Actor;
 const FAILURES: u32 = 10;
 /// Requests of a principal in a minute.
 const REQUESTS: u64 = 6_000;
+/// Bulk registrations of a principal at one time; fewer than there are places, so that no
+/// principal alone takes them all.
+const UPLOADS: usize = 2;
 /// Addresses whose failures are remembered in one minute; those of further ones
-/// are not counted, because to refuse them would lock the operators out.
+/// are not counted.
 const ADDRESSES: usize = 16_384;
 /// Longer than any token.
 const MAX_TOKEN: usize = 4_096;
@@ -48,6 +54,7 @@ pub struct Principal {
     role: Role,
     tenant: Option<TenantId>,
     address: IpAddr,
+    uploads: Arc<Semaphore>,
 }
 
 impl Principal {
@@ -82,6 +89,19 @@ impl Principal {
         }
     }
 
+    /// A place among the bulk registrations of this principal.
+    ///
+    /// # Errors
+    /// 429 where it has two.
+    pub fn upload(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.uploads.clone().try_acquire_owned().map_err(|_| {
+            ApiError::too_many(
+                5,
+                "Two bulk registrations of this principal are running; wait for one to end.",
+            )
+        })
+    }
+
     /// # Errors
     /// 403 for a principal that is bound to a tenant.
     pub fn is_for_all_tenants(&self) -> Result<(), ApiError> {
@@ -108,6 +128,7 @@ struct Known {
     tenant: Option<TenantId>,
     /// The minute in the upper 32 bits, its requests in the lower.
     requests: AtomicU64,
+    uploads: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -124,6 +145,7 @@ impl Authenticator {
             role: credential.role,
             tenant: credential.tenant,
             requests: AtomicU64::new(0),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
         });
         Authenticator { known: known.collect(), failures: Mutex::default(), clock }
     }
@@ -143,13 +165,9 @@ impl Authenticator {
         let address = subscriber(peer.address.ip());
         let known = match bearer(headers) {
             Bearer::Token(token) => {
-                self.may_try(address)?;
                 self.by_token(token).ok_or_else(|| self.refuse(address, peer, "a wrong token"))
             }
-            Bearer::Unusable => {
-                self.may_try(address)?;
-                Err(self.refuse(address, peer, "an unusable Authorization header"))
-            }
+            Bearer::Unusable => Err(self.refuse(address, peer, "an unusable Authorization header")),
             Bearer::Absent => match &peer.common_name {
                 Some(name) => self
                     .by_common_name(name)
@@ -164,6 +182,7 @@ impl Authenticator {
             role: known.role,
             tenant: known.tenant.clone(),
             address: peer.address.ip().to_canonical(),
+            uploads: known.uploads.clone(),
         })
     }
 
@@ -187,32 +206,16 @@ impl Authenticator {
         )
     }
 
-    fn may_try(&self, address: IpAddr) -> Result<(), ApiError> {
-        let now = self.clock.now();
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.by_address.get(&address).copied().unwrap_or_default();
-        if failures.minute == now.div_euclid(60) && count >= FAILURES {
-            return Err(ApiError::too_many(
-                rest_of_minute(now),
-                "Too many failed authentications from this address.",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Counts a failure and logs it.
+    /// Counts a failure and logs it, as long as the address has not had its failures of this
+    /// minute.
     fn refuse(&self, address: IpAddr, peer: &Peer, what: &'static str) -> ApiError {
-        let minute = self.clock.now().div_euclid(60);
-        {
-            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            if failures.minute != minute {
-                *failures = Failures { minute, by_address: HashMap::new() };
-            }
-            let known = failures.by_address.contains_key(&address);
-            if known || failures.by_address.len() < ADDRESSES {
-                let count = failures.by_address.entry(address).or_default();
-                *count = count.saturating_add(1);
-            }
+        let now = self.clock.now();
+        if !self.count_failure(address, now.div_euclid(60)) {
+            return ApiError::too_many(
+                rest_of_minute(now),
+                "Too many failed authentications from this address, of which this is one; a \
+                 credential that is known here passes all the same.",
+            );
         }
         tracing::warn!(
             target: "portcullis::admin",
@@ -221,6 +224,27 @@ impl Authenticator {
             "authentication refused"
         );
         ApiError::unauthorized("The credential is not known here.")
+    }
+
+    /// Whether the address had failures left.
+    fn count_failure(&self, address: IpAddr, minute: i64) -> bool {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.minute != minute {
+            *failures = Failures { minute, by_address: HashMap::new() };
+        }
+        let full = failures.by_address.len() >= ADDRESSES;
+        match failures.by_address.get_mut(&address) {
+            Some(count) if *count >= FAILURES => false,
+            Some(count) => {
+                *count += 1;
+                true
+            }
+            None if full => true,
+            None => {
+                failures.by_address.insert(address, 1);
+                true
+            }
+        }
     }
 
     fn count_request(&self, known: &Known) -> Result<(), ApiError> {
@@ -315,18 +339,34 @@ mod tests {
     }
 
     #[test]
-    fn ten_wrong_tokens_shut_an_address_out_for_the_minute_and_no_other() {
+    fn ten_wrong_tokens_shut_the_wrong_ones_of_an_address_out_for_the_minute() {
         let clock = Clock::manual(615);
-        let auth = Authenticator::new(vec![credential("one", "right")], clock.clone());
+        let by_name = Credential {
+            secret: CredentialSecret::CommonName("ops".into()),
+            ..credential("ops-laptop", "")
+        };
+        let auth = Authenticator::new(vec![credential("one", "right"), by_name], clock.clone());
+        let ask = |value: &str, last: u8| auth.authenticate(&headers(value), &peer(last));
+        let named = |name: &str| {
+            let peer = Peer { common_name: Some(name.into()), tls: true, ..peer(1) };
+            auth.authenticate(&HeaderMap::new(), &peer)
+        };
         for _ in 0..10 {
-            assert_eq!(status(auth.authenticate(&headers("Bearer wrong"), &peer(1))), 401);
+            assert_eq!(status(ask("Bearer wrong", 1)), 401);
         }
-        let refused = auth.authenticate(&headers("Bearer right"), &peer(1)).unwrap_err();
-        assert_eq!(refused.status(), 429);
-        assert_eq!(refused.header.unwrap().1, "45");
-        assert_eq!(status(auth.authenticate(&headers("Bearer right"), &peer(2))), 200);
+        for wrong in ["Bearer wrong", "Bearer another", "Basic right", "Bearer "] {
+            let refused = ask(wrong, 1).unwrap_err();
+            assert_eq!(refused.status(), 429, "{wrong}");
+            assert_eq!(refused.header.unwrap().1, "45");
+        }
+        assert_eq!(status(named("stranger")), 429);
+        // Nobody who knows a secret is shut out by those who do not.
+        assert_eq!(status(ask("Bearer right", 1)), 200);
+        assert_eq!(status(named("ops")), 200);
+        assert_eq!(status(ask("Bearer wrong", 1)), 429);
+        assert_eq!(status(ask("Bearer wrong", 2)), 401);
         clock.advance(45);
-        assert_eq!(status(auth.authenticate(&headers("Bearer right"), &peer(1))), 200);
+        assert_eq!(status(ask("Bearer wrong", 1)), 401);
     }
 
     #[test]

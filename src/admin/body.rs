@@ -1,5 +1,7 @@
 //! Bodies of requests: none is read without a bound on its size and on the time it may take.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +15,9 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::{ApiError, quoted};
@@ -24,11 +28,11 @@ pub const JSON_BYTES: usize = 1024 * 1024;
 pub const MANY_BYTES: usize = 4 * 1024 * 1024;
 /// From the end of a request's header to the end of such a body.
 const BODY_TIME: Duration = Duration::from_secs(30);
-/// What a multipart body may hold in front of its file, give or take a frame: boundaries,
-/// headers, other fields.
+/// What a multipart body may hold in front of its file, and again behind it, give or take a
+/// frame: boundaries, headers, other fields.
 const FRAMING_BYTES: usize = 64 * 1024;
 
-/// A JSON body.
+/// A JSON body, which is an object.
 ///
 /// # Errors
 /// 415 for another type, 413, 408, 400 with what is wrong and where.
@@ -56,12 +60,68 @@ pub async fn json_or_nothing<T: DeserializeOwned + Default>(
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
+    serde_json::from_slice(body).map(|Object(body)| body).map_err(|error| {
         ApiError::bad_request(format!(
             "The body is not the JSON expected here: {}.",
             quoted(&error.to_string())
         ))
     })
+}
+
+/// A JSON object. What serde derives for a struct takes a list of its fields' values as well: no
+/// client sends that on purpose, and no name in it says what it does.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+struct Fields<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+    }
+}
+
+/// A list that is given up with its entry past `N`: an entry may take a hundred times the room of
+/// its text, `{}`.
+///
+/// # Errors
+/// How many there may be; what is wrong with an entry.
+pub fn at_most<'de, const N: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(AtMost::<N, T>(PhantomData))
+}
+
+struct AtMost<const N: usize, T>(PhantomData<T>);
+
+impl<'de, const N: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<N, T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {N} entries")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Vec<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(entry) = entries.next_element()? {
+            if list.len() == N {
+                return Err(A::Error::custom(format!("the list has more than {N} entries")));
+            }
+            list.push(entry);
+        }
+        Ok(list)
+    }
 }
 
 /// A body as one piece, of at most `limit` bytes.
@@ -118,6 +178,11 @@ fn media_type(headers: &HeaderMap) -> String {
 pub trait Sink: Send {
     /// An error ends the reading.
     fn piece(&mut self, piece: &[u8]) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// The file is whole. What comes behind it may still be an error.
+    fn end(&mut self) -> impl Future<Output = Result<(), ApiError>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -142,7 +207,8 @@ impl Times {
 ///
 /// # Errors
 /// 415 for any other type, 400 where there is no such field or the body breaks off, 408, and
-/// the sink's own.
+/// the sink's own; 400, too, for a second such field, of which the sink has got nothing, after
+/// the end of the first.
 pub async fn csv_pieces<S: Sink>(
     request: Request,
     idle: Duration,
@@ -166,7 +232,7 @@ async fn body_pieces<S: Sink>(mut body: Body, times: Times, sink: &mut S) -> Res
             sink.piece(&piece).await?;
         }
     }
-    Ok(())
+    sink.end().await
 }
 
 async fn file_pieces<S: Sink>(
@@ -174,21 +240,35 @@ async fn file_pieces<S: Sink>(
     times: Times,
     sink: &mut S,
 ) -> Result<(), ApiError> {
-    let broken = |_| ApiError::bad_request("The multipart body is not as RFC 7578 has it.");
     let unread = Arc::new(AtomicUsize::new(0));
+    let broken = |_| match unread.load(Ordering::Acquire) > FRAMING_BYTES {
+        true => ApiError::bad_request(FramingTooLarge.to_string()),
+        false => ApiError::bad_request("The multipart body is not as RFC 7578 has it."),
+    };
     let metered = unread.clone();
     let request = request.map(|body| Body::new(Metered { body, unread: metered, rest: false }));
     let mut parts = Multipart::from_request(request, &())
         .await
         .map_err(|_| ApiError::bad_request("The multipart body has no boundary."))?;
+    let mut found = false;
     while let Some(mut field) = times.within(parts.next_field()).await?.map_err(broken)? {
         if field.name() != Some("file") {
             continue;
         }
+        if found {
+            return Err(ApiError::bad_request(
+                "The multipart body has a second field `file`, which was not read: send one file \
+                 with each request.",
+            ));
+        }
+        found = true;
         while let Some(piece) = times.within(field.chunk()).await?.map_err(broken)? {
             unread.store(0, Ordering::Release);
             sink.piece(&piece).await?;
         }
+        sink.end().await?;
+    }
+    if found {
         return Ok(());
     }
     Err(ApiError::bad_request("The multipart body has no field `file`."))
@@ -239,5 +319,5 @@ impl HttpBody for Metered {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("more than {FRAMING_BYTES} bytes of a multipart body are not of its file")]
+#[error("More than {FRAMING_BYTES} bytes of the multipart body are not of its file.")]
 struct FramingTooLarge;

@@ -60,7 +60,7 @@ struct Failed {
     bulk_new_device_status: &'static str,
     device_id: String,
     failure_reason: String,
-    /// Where the row begins, from 1. A text, as the platform has it.
+    /// Of the row, from 1. A text, as the platform has it.
     line: String,
 }
 
@@ -72,6 +72,7 @@ pub async fn register(ask: Ask, request: Request) -> Result<Response, ApiError> 
         Some(id) => Some(ask.visible(id)?.id().clone()),
         None => None,
     };
+    let _own = ask.principal().upload()?;
     let _place = ask.admin.uploads.try_acquire().map_err(|_| {
         ApiError::too_many(5, "Four bulk registrations are running; wait for one to end.")
     })?;
@@ -85,9 +86,10 @@ pub async fn register(ask: Ask, request: Request) -> Result<Response, ApiError> 
             return Err(match report.number_of_all {
                 0 => error,
                 rows => error.after(format!(
-                    "{rows} rows had been read, of which {} were registered; send the file \
-                     again, which changes nothing for these.",
-                    report.number_of_created
+                    "{rows} rows had been read, of which {} were registered and {} were there \
+                     already; send the file again, which changes nothing for these.",
+                    report.number_of_created,
+                    report.number_of_successful - report.number_of_created
                 )),
             });
         }
@@ -105,7 +107,7 @@ struct Intake<'a> {
     csv: Option<Csv>,
     columns: Option<Columns>,
     waiting: Vec<(u64, Registration)>,
-    tenants: HashMap<String, Option<TenantId>>,
+    tenants: HashMap<String, TenantId>,
     /// The registry failed: nothing more is tried.
     failed: bool,
     report: Report,
@@ -133,6 +135,14 @@ impl Sink for Intake<'_> {
         }
         Ok(())
     }
+
+    async fn end(&mut self) -> Result<(), ApiError> {
+        let mut items = Vec::new();
+        if let Some(csv) = self.csv.take() {
+            csv.finish(&mut |item| items.push(item)).map_err(unreadable)?;
+        }
+        self.take(items).await
+    }
 }
 
 fn unreadable(fault: HeaderFault) -> ApiError {
@@ -153,12 +163,8 @@ impl Intake<'_> {
         }
     }
 
+    /// Registers the rest of a file that was read to its end.
     async fn finish(mut self) -> Result<Report, ApiError> {
-        let mut items = Vec::new();
-        if let Some(csv) = self.csv.take() {
-            csv.finish(&mut |item| items.push(item)).map_err(unreadable)?;
-        }
-        self.take(items).await?;
         self.flush().await;
         if self.failed && self.report.number_of_successful == 0 {
             return Err(ApiError::unavailable(
@@ -241,12 +247,17 @@ impl Intake<'_> {
                     }
                 }
                 other => {
-                    if let Some(Err(error)) = other {
+                    if let Some(Err(error)) = &other {
                         tracing::error!(target: "portcullis::admin", %error, "bulk registration");
                     }
-                    self.failed = true;
+                    let reason = match other {
+                        Some(Ok(Outcome::Limit(limit))) => limit,
+                        _ => {
+                            self.failed = true;
+                            "the registry did not answer; to send it again is safe"
+                        }
+                    };
                     for (line, registration) in rows {
-                        let reason = "the registry did not answer; to send it again is safe";
                         self.report.fail(line, registration.device.as_str(), reason.to_owned());
                     }
                 }
@@ -259,7 +270,7 @@ impl Intake<'_> {
 fn find_tenant(
     ask: &Ask,
     given: Option<&TenantId>,
-    known: &mut HashMap<String, Option<TenantId>>,
+    known: &mut HashMap<String, TenantId>,
     column: &str,
 ) -> Result<TenantId, String> {
     match (given, column) {
@@ -268,19 +279,28 @@ fn find_tenant(
         (Some(_), _) => Err("TENANT is another one than this request is for".to_owned()),
         (None, "") => Err("TENANT is missing, and the request names none".to_owned()),
         (None, named) => {
-            let found = match known.get(named) {
-                Some(found) => found.clone(),
-                None => {
-                    let found = ask.visible(named).ok().map(|entry| entry.id().clone());
-                    if known.len() < TENANTS {
-                        known.insert(named.to_owned(), found.clone());
-                    }
-                    found
-                }
-            };
-            found.ok_or_else(|| "TENANT: there is no such tenant".to_owned())
+            let look_up = |id: &str| ask.visible(id).ok().map(|entry| entry.id().clone());
+            remembered(known, named, look_up)
+                .ok_or_else(|| "TENANT: there is no such tenant".to_owned())
         }
     }
+}
+
+/// What was found before, or is found now. What is not there is not remembered: its name may be
+/// as long as a row.
+fn remembered(
+    known: &mut HashMap<String, TenantId>,
+    named: &str,
+    look_up: impl FnOnce(&str) -> Option<TenantId>,
+) -> Option<TenantId> {
+    if let Some(found) = known.get(named) {
+        return Some(found.clone());
+    }
+    let found = look_up(named)?;
+    if known.len() < TENANTS {
+        known.insert(named.to_owned(), found.clone());
+    }
+    Some(found)
 }
 
 impl Columns {
@@ -385,5 +405,23 @@ impl Report {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_are_remembered_once_they_are_found_and_no_other_text_is() {
+        let mut known = HashMap::new();
+        let acme = TenantId::parse("acme").unwrap();
+        for named in ["nobody".to_owned(), "x".repeat(60_000)] {
+            assert_eq!(remembered(&mut known, &named, |_| None), None);
+        }
+        assert!(known.is_empty());
+        let found = remembered(&mut known, "acme", |_| Some(acme.clone()));
+        assert_eq!(found.as_ref(), Some(&acme));
+        assert_eq!(remembered(&mut known, "acme", |_| panic!("it was known")), found);
     }
 }

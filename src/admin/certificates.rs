@@ -1,5 +1,5 @@
 //! A tenant's trusted certificates: those uploaded here, and those of its configuration file,
-//! which are shown and cannot be changed here.
+//! which are shown and cannot be changed here. Of one that is both, the file's word counts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,18 +13,22 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::ask::{Ask, Words, answer, created, no_content};
-use super::body::{JSON_BYTES, MANY_BYTES, json};
+use super::body::{JSON_BYTES, MANY_BYTES, Object, at_most, json};
 use super::error::ApiError;
 use super::text::{self, ReadOnly, check_name, hex, parse_sha256};
 use super::trusted;
 use crate::clock::UnixSeconds;
 use crate::names::TenantId;
-use crate::registry::{AnchorRecord, AnchorStatus, Change, Possession};
+use crate::registry::{AnchorRecord, AnchorStatus, Change, MAX_ANCHORS, Possession, TenantState};
+use crate::tenant::TenantEntry;
 
 const WORDS: Words = Words::missing(NO_SUCH);
 const NO_SUCH: &str = "There is no such trusted certificate.";
 /// Of one page; the platform's own bounds.
 const PAGE: std::ops::RangeInclusive<usize> = 5..=2000;
+
+/// Of one upload: more than that no tenant has.
+const MOST: usize = MAX_ANCHORS.unsigned_abs() as usize;
 
 /// A certificate as the platform shows it, and `deviceIdentity` and `source` of our own.
 #[derive(Serialize)]
@@ -131,7 +135,8 @@ impl From<Status> for AnchorStatus {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Bulk {
-    certificates: Vec<Upload>,
+    #[serde(deserialize_with = "at_most::<MOST, _, _>")]
+    certificates: Vec<Object<Upload>>,
 }
 
 #[derive(Deserialize)]
@@ -179,15 +184,16 @@ pub async fn list(ask: Ask) -> Result<Response, ApiError> {
     if query.current_page == 0 {
         return Err(ApiError::bad_request("currentPage counts from 1."));
     }
-    let known = all(&ask, &tenant)?;
-    let total = known.len();
-    let pages = total.div_ceil(query.page_size);
+    let state = ask.registry().tenant(&tenant);
+    let entry = ask.visible(tenant.as_str())?;
     let skipped = (query.current_page - 1).saturating_mul(query.page_size);
-    let page: Vec<Known> = known.into_iter().skip(skipped).take(query.page_size).collect();
-    let certificates = ask
-        .admin
-        .work(move || page.iter().map(Known::view).collect::<Result<Vec<View>, ApiError>>())
-        .await??;
+    let page = move || {
+        let known = all(&state, &entry);
+        let page = known.iter().skip(skipped).take(query.page_size);
+        page.map(Known::view).collect::<Result<Vec<View>, _>>().map(|page| (known.len(), page))
+    };
+    let (total, certificates) = ask.admin.work(page).await??;
+    let pages = total.div_ceil(query.page_size);
     let link = |page: usize| {
         let totals = if query.with_total_pages { "&withTotalPages=true" } else { "" };
         let elements = if query.with_total_elements { "&withTotalElements=true" } else { "" };
@@ -240,21 +246,20 @@ pub async fn create_many(ask: Ask, request: Request) -> Result<Response, ApiErro
         return Err(ApiError::unprocessable("The list of certificates is empty."));
     }
     let now = ask.now();
-    let records = ask
-        .admin
-        .work(move || {
-            let numbered = certificates.into_iter().enumerate();
-            let read = |(index, upload): (usize, Upload)| {
-                let record = upload.into_record(now);
-                record.map_err(|reason| format!("Certificate {} of the list: {reason}", index + 1))
-            };
-            numbered.map(read).collect::<Result<Vec<AnchorRecord>, String>>()
-        })
-        .await?
-        .map_err(ApiError::unprocessable)?;
-    let views = records.iter().map(|record| Known::Registry(Arc::new(record.clone())).view());
-    let views = views.collect::<Result<Vec<View>, ApiError>>()?;
-    let body = serde_json::json!({ "certificates": views });
+    let read = move || {
+        let mut records = Vec::with_capacity(certificates.len());
+        let mut views = Vec::with_capacity(certificates.len());
+        for (index, Object(upload)) in certificates.into_iter().enumerate() {
+            let record = upload.into_record(now).map_err(|reason| {
+                let place = index + 1;
+                ApiError::unprocessable(format!("Certificate {place} of the list: {reason}"))
+            })?;
+            views.push(Known::Registry(Arc::new(record.clone())).view()?);
+            records.push(record);
+        }
+        Ok::<_, ApiError>((records, serde_json::json!({ "certificates": views })))
+    };
+    let (records, body) = ask.admin.work(read).await??;
     add(&ask, tenant, records).await?;
     Ok(answer(StatusCode::CREATED, &body))
 }
@@ -288,10 +293,28 @@ pub async fn update(ask: Ask, request: Request) -> Result<Response, ApiError> {
 /// `DELETE …/trusted-certificates/{fingerprint}`.
 pub async fn delete(ask: Ask) -> Result<Response, ApiError> {
     let tenant = ask.tenant()?;
-    let old = uploaded(&ask, &tenant)?;
-    let change = Change::DeleteAnchor { tenant: tenant.clone(), sha256: old.sha256 };
-    ask.apply("certificate.delete", &target(&tenant, &old.sha256), change, WORDS).await?;
-    Ok(no_content())
+    let known = find(&ask, &tenant)?;
+    let sha256 = known.sha256();
+    let of_file = matches!(known, Known::File(_));
+    if of_file && upload_of(&ask.registry().tenant(&tenant), &sha256).is_none() {
+        return Err(stands_in_file(&tenant));
+    }
+    let change = Change::DeleteAnchor { tenant: tenant.clone(), sha256 };
+    ask.apply("certificate.delete", &target(&tenant, &sha256), change, WORDS).await?;
+    match of_file {
+        false => Ok(no_content()),
+        // No answer of success: what was asked for, that it be trusted no longer, is not so.
+        true => Err(stands_in_file(&tenant).after(
+            "Until then it stays trusted; its upload, which had no effect, is deleted.".to_owned(),
+        )),
+    }
+}
+
+fn stands_in_file(tenant: &TenantId) -> ApiError {
+    ApiError::conflict(format!(
+        "This certificate stands in the configuration file, under trusted_certificates of the \
+         tenant {tenant}. Change it there and reload.",
+    ))
 }
 
 /// The uploaded certificate that the path names.
@@ -301,10 +324,7 @@ pub async fn delete(ask: Ask) -> Result<Response, ApiError> {
 pub fn uploaded(ask: &Ask, tenant: &TenantId) -> Result<Arc<AnchorRecord>, ApiError> {
     match find(ask, tenant)? {
         Known::Registry(record) => Ok(record),
-        Known::File(_) => Err(ApiError::conflict(format!(
-            "This certificate stands in the configuration file, under trusted_certificates of the \
-             tenant {tenant}. Change it there and reload.",
-        ))),
+        Known::File(_) => Err(stands_in_file(tenant)),
     }
 }
 
@@ -322,13 +342,21 @@ pub fn target(tenant: &TenantId, sha256: &[u8; 32]) -> String {
 }
 
 async fn add(ask: &Ask, tenant: TenantId, records: Vec<AnchorRecord>) -> Result<(), ApiError> {
-    let of_file: HashSet<[u8; 32]> = trusted::file_anchors(&ask.visible(tenant.as_str())?)
-        .map(|anchor| anchor.sha256())
-        .collect();
-    if let Some(index) = records.iter().position(|record| of_file.contains(&record.sha256)) {
+    let entry = ask.visible(tenant.as_str())?;
+    let find = move || {
+        let of_file: HashSet<[u8; 32]> =
+            trusted::file_anchors(&entry).map(|anchor| anchor.sha256()).collect();
+        (records.iter().position(|record| of_file.contains(&record.sha256)), records)
+    };
+    let (taken, records) = ask.admin.work(find).await?;
+    let single = records.len() == 1;
+    if let Some(index) = taken {
+        let which = match single {
+            true => "The certificate".to_owned(),
+            false => format!("Certificate {} of the list", index + 1),
+        };
         return Err(ApiError::conflict(format!(
-            "Certificate {} stands in the configuration file already.",
-            index + 1
+            "{which} stands in the configuration file already."
         )));
     }
     let target = match records.as_slice() {
@@ -337,11 +365,14 @@ async fn add(ask: &Ask, tenant: TenantId, records: Vec<AnchorRecord>) -> Result<
     };
     let words = Words {
         missing: NO_SUCH,
-        taken: |index| {
-            ApiError::conflict(format!(
-                "Certificate {} is there already, or stands twice in the list.",
-                index + 1
-            ))
+        taken: match single {
+            true => |_| ApiError::conflict("The certificate is there already."),
+            false => |index| {
+                ApiError::conflict(format!(
+                    "Certificate {} of the list is there already, or stands twice in it.",
+                    index + 1
+                ))
+            },
         },
     };
     let change = Change::AddAnchors { tenant, anchors: records };
@@ -353,24 +384,30 @@ fn find(ask: &Ask, tenant: &TenantId) -> Result<Known, ApiError> {
     let missing = || ApiError::not_found(NO_SUCH);
     let sha256 = parse_sha256(ask.param("fingerprint")).ok_or_else(missing)?;
     let state = ask.registry().tenant(tenant);
-    if let Some(record) = state.anchors.iter().find(|record| record.sha256 == sha256) {
-        return Ok(Known::Registry(record.clone()));
-    }
+    let upload = upload_of(&state, &sha256);
     let entry = ask.visible(tenant.as_str())?;
-    let of_file = trusted::file_anchors(&entry).find(|anchor| anchor.sha256() == sha256);
-    of_file.map(Known::File).ok_or_else(missing)
+    // The file first: what stands there is trusted, whatever became of an upload.
+    let of_file = match upload {
+        Some(record) => trusted::file_anchor(&entry, &record.der, sha256),
+        None => trusted::file_anchors(&entry).find(|anchor| anchor.sha256() == sha256),
+    };
+    let known = of_file.map(Known::File).or_else(|| upload.cloned().map(Known::Registry));
+    known.ok_or_else(missing)
 }
 
-/// By fingerprint, so that pages hold still while others are added.
-fn all(ask: &Ask, tenant: &TenantId) -> Result<Vec<Known>, ApiError> {
-    let state = ask.registry().tenant(tenant);
-    let entry = ask.visible(tenant.as_str())?;
-    let of_file = trusted::file_anchors(&entry).map(Known::File);
+fn upload_of<'s>(state: &'s TenantState, sha256: &[u8; 32]) -> Option<&'s Arc<AnchorRecord>> {
+    state.anchors.iter().find(|record| record.sha256 == *sha256)
+}
+
+/// By fingerprint, so that pages hold still while others are added. Hashes each of the file.
+fn all(state: &TenantState, entry: &TenantEntry) -> Vec<Known> {
+    let of_file = trusted::file_anchors(entry).map(Known::File);
     let uploaded = state.anchors.iter().cloned().map(Known::Registry);
-    let mut known: Vec<Known> = uploaded.chain(of_file).collect();
+    // Of two equal ones the first stays, which is the file's.
+    let mut known: Vec<Known> = of_file.chain(uploaded).collect();
     known.sort_by_cached_key(Known::sha256);
     known.dedup_by_key(|known| known.sha256());
-    Ok(known)
+    known
 }
 
 impl Known {

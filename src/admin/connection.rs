@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::auth::Peer;
 use super::places::Place;
 use super::tls::Tls;
+use crate::clock::Clock;
 
 /// Until the first byte: who connects has something to say.
 const FIRST_BYTE: Duration = Duration::from_secs(2);
@@ -28,7 +29,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// From there, or from the answer before, to the end of a request's header.
 const HEADER: Duration = Duration::from_secs(5);
 /// From connecting, or from the last request whose principal is known, to the end. Who is not
-/// known has this much in total.
+/// known has this much in total. With a client certificate it ends with that at the latest.
 const CONNECTION: Duration = Duration::from_secs(60);
 /// The same for a bulk registration, which has its own deadlines.
 const BULK: Duration = Duration::from_secs(3_700);
@@ -68,7 +69,13 @@ async fn begin(
         return requests(tcp, peer, router, session).await;
     };
     match timeout(HANDSHAKE, tls.accept(tcp)).await {
-        Ok(Ok((stream, common_name))) => {
+        Ok(Ok((stream, certificate))) => {
+            if let Some(certificate) = &certificate {
+                // By the machine's clock, as TLS has verified it.
+                let left = certificate.not_after.saturating_sub(Clock::system().now());
+                session.ends_within(Duration::from_secs(u64::try_from(left).unwrap_or_default()));
+            }
+            let common_name = certificate.map(|certificate| certificate.common_name);
             let peer = Peer { address, tls: true, common_name };
             requests(stream, peer, router, session).await;
         }
@@ -120,6 +127,8 @@ pub struct Session {
     began: Instant,
     /// Milliseconds after `began`.
     ends: Arc<AtomicU64>,
+    /// The same; `ends` is never later.
+    latest: Arc<AtomicU64>,
 }
 
 /// A request of a known principal is being answered.
@@ -127,7 +136,8 @@ pub struct Serving(Session);
 
 impl Session {
     fn new(place: Arc<Place>) -> Session {
-        let session = Session { place, began: Instant::now(), ends: Arc::default() };
+        let latest = Arc::new(AtomicU64::new(u64::MAX));
+        let session = Session { place, began: Instant::now(), ends: Arc::default(), latest };
         session.lasts(CONNECTION);
         session
     }
@@ -138,10 +148,22 @@ impl Session {
         Serving(self.clone())
     }
 
+    /// Whatever is asked: the certificate that says who asks ends then.
+    fn ends_within(&self, from_now: Duration) {
+        let latest = self.after(from_now);
+        self.latest.store(latest, Ordering::Release);
+        self.ends.fetch_min(latest, Ordering::AcqRel);
+    }
+
     fn lasts(&self, from_now: Duration) {
-        let end = self.began.elapsed() + from_now;
-        let end = u64::try_from(end.as_millis()).unwrap_or(u64::MAX);
+        let end = self.after(from_now).min(self.latest.load(Ordering::Acquire));
         self.ends.store(end, Ordering::Release);
+    }
+
+    /// Milliseconds after `began`.
+    fn after(&self, from_now: Duration) -> u64 {
+        let after = self.began.elapsed().saturating_add(from_now);
+        u64::try_from(after.as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn ended(&self) {

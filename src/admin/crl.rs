@@ -16,8 +16,8 @@ use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 
 use super::ask::{Ask, Words, no_content};
-use super::body::{JSON_BYTES, is_json, json, whole_csv};
-use super::csv::{Csv, Item};
+use super::body::{JSON_BYTES, Object, is_json, json, whole_csv};
+use super::csv::{Csv, HeaderFault, Item, Row};
 use super::error::{ApiError, quoted};
 use super::text::{parse_serial, parse_time};
 use crate::clock::UnixSeconds;
@@ -25,6 +25,10 @@ use crate::names::TenantId;
 use crate::registry::{Change, MAX_REVOCATIONS_A_CALL};
 use crate::tenant::TenantEntry;
 use crate::token::{Algorithm, X509Signer};
+
+/// How far a date of revocation may lie ahead, in seconds: another zone's day, or a clock that
+/// is fast.
+const AHEAD: i64 = 24 * 3600;
 
 /// Until the next one is to be fetched. Each answer is made anew, so this says nothing about
 /// how old its content is.
@@ -43,7 +47,7 @@ struct NoQuery {}
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Revocations {
-    crls: Vec<Revocation>,
+    crls: Vec<Object<Revocation>>,
 }
 
 #[derive(Deserialize)]
@@ -177,7 +181,7 @@ async fn revoke(ask: &Ask, tenant: TenantId, request: Request) -> Result<Respons
     let now = ask.now();
     let serials = if is_json(request.headers()) {
         let Revocations { crls } = json(request, JSON_BYTES).await?;
-        let read = |(index, row): (usize, Revocation)| {
+        let read = |(index, Object(row)): (usize, Object<Revocation>)| {
             let row = revocation(&row.serial_number_in_hex, row.revocation_date.as_deref(), now);
             row.map_err(|why| {
                 ApiError::unprocessable(format!("Entry {} of crls: {why}.", index + 1))
@@ -190,22 +194,14 @@ async fn revoke(ask: &Ask, tenant: TenantId, request: Request) -> Result<Respons
     if serials.is_empty() {
         return Err(ApiError::unprocessable("The list holds no serial number."));
     }
-    if serials.len() > MAX_REVOCATIONS_A_CALL {
-        return Err(ApiError::unprocessable(
-            "The list has more than 5000 serial numbers: send it in parts, which add up.",
-        ));
-    }
+    few_enough(serials.len())?;
     let target = format!("{tenant}/{} serial numbers", serials.len());
     let change = Change::AddRevocations { tenant, serials };
     ask.apply("certificate.revoke", &target, change, Words::missing("")).await?;
     Ok(no_content())
 }
 
-fn revocation(
-    serial: &str,
-    date: Option<&str>,
-    now: UnixSeconds,
-) -> Result<(String, UnixSeconds), String> {
+fn revocation(serial: &str, date: Option<&str>, now: UnixSeconds) -> Result<Serial, String> {
     let serial = parse_serial(serial)
         .ok_or_else(|| "serialNumberInHex is 1 to 20 octets in hex, and not zero".to_owned())?;
     let at = match date.map(str::trim).filter(|date| !date.is_empty()) {
@@ -215,35 +211,96 @@ fn revocation(
             format!("revocationDate is RFC 3339, such as 2027-01-15T08:00:00Z, and not `{date}`")
         })?,
     };
+    if at > now.saturating_add(AHEAD) {
+        return Err(
+            "revocationDate lies in the future, and a revocation takes effect at once and for \
+             good: send it when it is due"
+                .to_owned(),
+        );
+    }
     Ok((serial, at))
 }
 
+/// Bytes of a CSV file that are read before it is asked whether to read on.
+const STEP: usize = 4 * 1024;
+
 /// Columns `serialNumberInHex` and `revocationDate`. One bad row refuses the file: half a list
-/// of revocations is none.
-fn from_csv(text: &[u8], now: UnixSeconds) -> Result<Vec<(String, UnixSeconds)>, ApiError> {
-    let mut items = Vec::new();
+/// of revocations is none. No row is kept, and nothing is read far past what refuses the file: a
+/// row may take a thousand times the room of its text.
+fn from_csv(text: &[u8], now: UnixSeconds) -> Result<Vec<Serial>, ApiError> {
+    let fault = |fault: HeaderFault| ApiError::unprocessable(fault.to_string());
     let mut csv = Csv::default();
-    let fault = |fault: super::csv::HeaderFault| ApiError::unprocessable(fault.to_string());
-    csv.feed(text, &mut |item| items.push(item)).map_err(fault)?;
-    csv.finish(&mut |item| items.push(item)).map_err(fault)?;
-    let mut items = items.into_iter();
-    let Some(Item::Header(names)) = items.next() else { return Ok(Vec::new()) };
-    let column = |name: &str| names.iter().position(|column| column.eq_ignore_ascii_case(name));
-    let (Some(serial), date) = (column("serialNumberInHex"), column("revocationDate")) else {
-        return Err(ApiError::unprocessable(
-            "The header line lacks the column serialNumberInHex; the other one is revocationDate.",
-        ));
-    };
-    let mut serials = Vec::new();
-    for item in items {
-        let Item::Row(row) = item else { continue };
-        let place = |why: String| ApiError::unprocessable(format!("Line {}: {why}.", row.line));
-        let fields = row.fields.as_ref().map_err(|fault| place(fault.to_string()))?;
-        let serial = fields.get(serial).map_or("", String::as_str);
-        let date = date.and_then(|date| fields.get(date)).map(String::as_str);
-        serials.push(revocation(serial, date, now).map_err(place)?);
+    let mut list = Serials { now, columns: None, read: Ok(Vec::new()) };
+    for step in text.chunks(STEP) {
+        csv.feed(step, &mut |item| list.take(item)).map_err(fault)?;
+        if list.read.is_err() {
+            return list.read;
+        }
     }
-    Ok(serials)
+    csv.finish(&mut |item| list.take(item)).map_err(fault)?;
+    list.read
+}
+
+/// A serial number, and since when it is revoked.
+type Serial = (String, UnixSeconds);
+
+struct Serials {
+    now: UnixSeconds,
+    /// Where the serial number and the date stand.
+    columns: Option<(usize, Option<usize>)>,
+    /// With the first fault nothing more is taken.
+    read: Result<Vec<Serial>, ApiError>,
+}
+
+impl Serials {
+    fn take(&mut self, item: Item) {
+        let Ok(serials) = &mut self.read else { return };
+        let taken = match (item, self.columns) {
+            (Item::Header(names), _) => columns(&names).map(|found| self.columns = Some(found)),
+            (Item::Row(row), Some(columns)) => {
+                serial_of(row, columns, self.now).and_then(|serial| {
+                    serials.push(serial);
+                    few_enough(serials.len())
+                })
+            }
+            // A file begins with its header.
+            (Item::Row(_), None) => Ok(()),
+        };
+        if let Err(fault) = taken {
+            self.read = Err(fault);
+        }
+    }
+}
+
+fn columns(names: &[String]) -> Result<(usize, Option<usize>), ApiError> {
+    let column = |name: &str| names.iter().position(|column| column.eq_ignore_ascii_case(name));
+    let serial = column("serialNumberInHex").ok_or_else(|| {
+        ApiError::unprocessable(
+            "The header line lacks the column serialNumberInHex; the other one is revocationDate.",
+        )
+    })?;
+    Ok((serial, column("revocationDate")))
+}
+
+fn serial_of(
+    row: Row,
+    (serial, date): (usize, Option<usize>),
+    now: UnixSeconds,
+) -> Result<Serial, ApiError> {
+    let place = |why: String| ApiError::unprocessable(format!("Line {}: {why}.", row.line));
+    let fields = row.fields.as_ref().map_err(|fault| place(fault.to_string()))?;
+    let serial = fields.get(serial).map_or("", String::as_str);
+    let date = date.and_then(|date| fields.get(date)).map(String::as_str);
+    revocation(serial, date, now).map_err(place)
+}
+
+fn few_enough(serials: usize) -> Result<(), ApiError> {
+    match serials > MAX_REVOCATIONS_A_CALL {
+        false => Ok(()),
+        true => Err(ApiError::unprocessable(
+            "The list has more than 5000 serial numbers: send it in parts, which add up.",
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -253,17 +310,35 @@ mod tests {
     #[test]
     fn a_csv_of_serials_is_taken_whole_or_not_at_all() {
         let good = "serialNumberInHex;revocationDate\r\n0a:bc;2027-01-15\r\n\r\nFF;\r\n";
-        let rows = from_csv(good.as_bytes(), 7).unwrap();
-        assert_eq!(rows, [("ABC".to_owned(), 1_799_971_200), ("FF".to_owned(), 7)]);
+        let now = 1_800_000_000;
+        let rows = from_csv(good.as_bytes(), now).unwrap();
+        assert_eq!(rows, [("ABC".to_owned(), 1_799_971_200), ("FF".to_owned(), now)]);
         for (bad, why) in [
             ("", "empty"),
             ("serial,date\n1,2027-01-15\n", "serialNumberInHex"),
             ("serialNumberInHex\nxyz\n", "Line 2: serialNumberInHex"),
-            ("serialNumberInHex,revocationDate\n1,\n2,soon\n", "Line 3: revocationDate"),
+            ("serialNumberInHex,revocationDate\n1,\n2,soon\n", "Line 3: revocationDate is RFC"),
+            ("serialNumberInHex,revocationDate\n1,\n2,1970-01-03\n", "Line 3: revocationDate lies"),
+            ("serialNumberInHex\n1\n\"2\n3\n", "Line 3: a quote is not closed"),
+            ("\"serialNumberInHex\n1\n", "A quote of the header line"),
             ("serialNumberInHex\n1,2\n", "Line 2: the row has more fields"),
         ] {
             let message = from_csv(bad.as_bytes(), 7).unwrap_err();
             assert!(message.message().contains(why), "{bad:?}: {}", message.message());
+        }
+    }
+
+    #[test]
+    fn a_csv_is_not_read_past_what_refuses_it() {
+        // Each time there is another fault further on.
+        let rows: String = (1..=5_001).map(|n| format!("{n:x}\n")).collect();
+        for (csv, why) in [
+            (format!("serialNumberInHex\n{rows}xyz\n"), "more than 5000"),
+            (format!("serialNumberInHex\nxyz\n{rows}"), "Line 2"),
+            (format!("serial\nxyz\n{rows}"), "lacks the column"),
+        ] {
+            let message = from_csv(csv.as_bytes(), 7).unwrap_err();
+            assert!(message.message().contains(why), "{why}: {}", message.message());
         }
     }
 }

@@ -1,5 +1,7 @@
 //! CSV in pieces of any size: finds the separator in the header line, then gives row after
-//! row in bounded memory (RFC 4180, with any of three separators and any line end).
+//! row in bounded memory. As RFC 4180 has it, with any of three separators and any line end, but
+//! for one thing: a row is one line. A quote that somebody forgot to close costs its own row, and
+//! none of those behind it.
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
@@ -13,28 +15,25 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A reader of one file.
 pub struct Csv {
-    state: State,
-    /// Where the next byte stands, from 1.
-    line: u64,
-    /// Fields of the header line.
-    columns: usize,
+    /// What has come in of the line that is being read; at most [`ROW_BYTES`].
+    gathered: Vec<u8>,
+    /// There was more of it.
+    too_long: bool,
+    /// Its place, from 1.
+    number: u64,
+    /// The byte before was a CR: a LF now is of the same line end.
+    carriage_return: bool,
+    /// Once the header line is there.
+    rows: Option<Box<Rows>>,
 }
 
-enum State {
-    /// Gathers the header line.
-    Header(Vec<u8>),
-    Rows(Box<Rows>),
-}
-
+/// Takes lines apart.
 struct Rows {
     reader: Reader,
     text: Vec<u8>,
-    used: usize,
     ends: Vec<usize>,
-    fields: usize,
-    /// Where the row began; `None` between rows.
-    begun: Option<u64>,
-    too_long: bool,
+    /// Fields of the header line.
+    columns: usize,
 }
 
 /// What a file holds, one after the other.
@@ -47,7 +46,7 @@ pub enum Item {
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Where the row begins, from 1.
+    /// Its place in the file, from 1.
     pub line: u64,
     /// As many as the header line has; a short row is filled up with empty fields.
     pub fields: Result<Vec<String>, RowFault>,
@@ -56,8 +55,10 @@ pub struct Row {
 /// Why a row has no fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowFault {
-    #[error("the row has more than 65536 bytes or 256 fields; is a quote not closed?")]
+    #[error("the row has more than 65536 bytes or 256 fields")]
     TooLong,
+    #[error("a quote is not closed on this line; a field cannot hold line breaks")]
+    QuoteNotClosed,
     #[error("the row is not UTF-8")]
     NotUtf8,
     #[error("the row has more fields than the header line")]
@@ -71,13 +72,15 @@ pub enum HeaderFault {
     Empty,
     #[error("The header line has more than 65536 bytes or 256 columns.")]
     TooLong,
+    #[error("A quote of the header line is not closed on it; a name cannot hold line breaks.")]
+    QuoteNotClosed,
     #[error("The header line is not UTF-8.")]
     NotUtf8,
 }
 
 impl Default for Csv {
     fn default() -> Csv {
-        Csv { state: State::Header(Vec::new()), line: 1, columns: 0 }
+        Csv { gathered: Vec::new(), too_long: false, number: 1, carriage_return: false, rows: None }
     }
 }
 
@@ -88,20 +91,20 @@ impl Csv {
     /// The file cannot be read; it must not be fed on.
     pub fn feed(&mut self, input: &[u8], each: &mut impl FnMut(Item)) -> Result<(), HeaderFault> {
         let mut input = input;
-        if let State::Header(gathered) = &mut self.state {
-            let end = header_end(gathered, input);
-            let taken = end.unwrap_or(input.len());
-            gathered.extend_from_slice(input.get(..taken).unwrap_or_default());
-            if gathered.len() > ROW_BYTES {
-                return Err(HeaderFault::TooLong);
+        while let Some(first) = input.first() {
+            if std::mem::take(&mut self.carriage_return) && *first == b'\n' {
+                input = input.get(1..).unwrap_or_default();
+                continue;
             }
-            if end.is_none() {
-                return Ok(());
-            }
-            input = input.get(taken..).unwrap_or_default();
-            self.begin(each)?;
+            let end = input.iter().position(|byte| b"\r\n".contains(byte));
+            let (part, rest) = input.split_at(end.unwrap_or(input.len()));
+            self.gather(part)?;
+            let Some((end, rest)) = rest.split_first() else { break };
+            self.end_line(each)?;
+            self.number += 1;
+            self.carriage_return = *end == b'\r';
+            input = rest;
         }
-        self.rows(input, each);
         Ok(())
     }
 
@@ -110,156 +113,114 @@ impl Csv {
     /// # Errors
     /// As [`Csv::feed`].
     pub fn finish(mut self, each: &mut impl FnMut(Item)) -> Result<(), HeaderFault> {
-        if let State::Header(_) = &self.state {
-            self.begin(each)?;
+        self.end_line(each)?;
+        if self.rows.is_some() { Ok(()) } else { Err(HeaderFault::Empty) }
+    }
+
+    fn gather(&mut self, part: &[u8]) -> Result<(), HeaderFault> {
+        let room = ROW_BYTES - self.gathered.len();
+        self.too_long |= part.len() > room;
+        if self.too_long && self.rows.is_none() {
+            return Err(HeaderFault::TooLong);
         }
-        let State::Rows(rows) = &mut self.state else { return Ok(()) };
-        if rows.begun.is_some() {
-            rows.take(&[]);
-            each(Item::Row(rows.row(self.columns)));
-        }
+        self.gathered.extend_from_slice(part.get(..room).unwrap_or(part));
         Ok(())
     }
 
-    /// The header line is there: finds the separator, and the columns.
-    fn begin(&mut self, each: &mut impl FnMut(Item)) -> Result<(), HeaderFault> {
-        let State::Header(gathered) = &self.state else { return Ok(()) };
-        let text = gathered.strip_prefix(BYTE_ORDER_MARK).unwrap_or(gathered);
-        let text = text.trim_ascii_end();
-        if text.trim_ascii().is_empty() {
-            return Err(HeaderFault::Empty);
+    /// The line is whole. Empty ones are nothing, but they count.
+    fn end_line(&mut self, each: &mut impl FnMut(Item)) -> Result<(), HeaderFault> {
+        let too_long = std::mem::take(&mut self.too_long);
+        match &mut self.rows {
+            None => {
+                let whole = self.gathered.as_slice();
+                let text = match self.number {
+                    1 => whole.strip_prefix(BYTE_ORDER_MARK).unwrap_or(whole),
+                    _ => whole,
+                };
+                if !text.trim_ascii().is_empty() {
+                    let (rows, names) = Rows::begin(text.trim_ascii_end())?;
+                    self.rows = Some(Box::new(rows));
+                    each(Item::Header(names));
+                }
+            }
+            Some(_) if self.gathered.is_empty() => {}
+            Some(rows) => {
+                let fields = match too_long {
+                    true => Err(RowFault::TooLong),
+                    false => rows.fields(&self.gathered),
+                };
+                each(Item::Row(Row { line: self.number, fields }));
+            }
         }
-        let mut rows = Rows::new(separator(text));
-        rows.begun = Some(1);
-        rows.take(text);
-        rows.take(b"\n");
-        let header = match rows.row(usize::MAX).fields {
-            Ok(header) => header,
-            Err(RowFault::NotUtf8) => return Err(HeaderFault::NotUtf8),
-            Err(_) => return Err(HeaderFault::TooLong),
-        };
-        self.line = 1 + newlines(gathered);
-        self.columns = header.len();
-        self.state = State::Rows(Box::new(rows));
-        each(Item::Header(header.iter().map(|name| name.trim().to_owned()).collect()));
+        self.gathered.clear();
         Ok(())
-    }
-
-    fn rows(&mut self, mut input: &[u8], each: &mut impl FnMut(Item)) {
-        let State::Rows(rows) = &mut self.state else { return };
-        loop {
-            if rows.begun.is_none() {
-                // Empty lines are nothing, but they count.
-                let start = input.iter().position(|b| !b"\r\n".contains(b));
-                let (blank, rest) = input.split_at(start.unwrap_or(input.len()));
-                self.line += newlines(blank);
-                input = rest;
-                rows.begun = Some(self.line).filter(|_| !input.is_empty());
-            }
-            if input.is_empty() {
-                return;
-            }
-            let (taken, whole) = rows.take(input);
-            let (done, rest) = input.split_at(taken.min(input.len()));
-            self.line += newlines(done);
-            input = rest;
-            if whole {
-                each(Item::Row(rows.row(self.columns)));
-            }
-        }
     }
 }
 
 impl Rows {
-    fn new(separator: u8) -> Rows {
-        Rows {
-            reader: ReaderBuilder::new().delimiter(separator).build(),
-            text: vec![0; ROW_BYTES],
-            used: 0,
+    /// Finds the separator in the header line, and the names of its columns.
+    fn begin(header: &[u8]) -> Result<(Rows, Vec<String>), HeaderFault> {
+        let mut rows = Rows {
+            reader: ReaderBuilder::new().delimiter(separator(header)).build(),
+            // The reader wants room for one byte more than it writes.
+            text: vec![0; ROW_BYTES + 1],
             ends: vec![0; FIELDS],
-            fields: 0,
-            begun: None,
-            too_long: false,
-        }
-    }
-
-    /// Reads on in the row that has begun; an empty input is the file's end. Gives the bytes
-    /// taken, and whether the row is whole.
-    fn take(&mut self, input: &[u8]) -> (usize, bool) {
-        let mut taken = 0;
-        loop {
-            let rest = input.get(taken..).unwrap_or_default();
-            if rest.is_empty() && taken > 0 {
-                return (taken, false);
-            }
-            let text = self.text.get_mut(self.used..).unwrap_or_default();
-            let ends = self.ends.get_mut(self.fields..).unwrap_or_default();
-            let (result, read, wrote, ended) = self.reader.read_record(rest, text, ends);
-            taken += read;
-            self.used += wrote;
-            self.fields += ended;
-            match result {
-                ReadRecordResult::Record => return (taken, true),
-                ReadRecordResult::InputEmpty | ReadRecordResult::End => return (taken, false),
-                // What does not fit is read all the same, and written over.
-                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                    self.too_long = true;
-                    self.used = 0;
-                    self.fields = 0;
-                }
-            }
-        }
-    }
-
-    /// The row that is whole now; the next one may begin.
-    fn row(&mut self, columns: usize) -> Row {
-        let line = self.begun.take().unwrap_or_default();
-        let fields = if std::mem::take(&mut self.too_long) {
-            Err(RowFault::TooLong)
-        } else {
-            self.fields_of_row(columns)
+            columns: usize::MAX,
         };
-        self.used = 0;
-        self.fields = 0;
-        Row { line, fields }
+        let names = rows.fields(header).map_err(|fault| match fault {
+            RowFault::NotUtf8 => HeaderFault::NotUtf8,
+            RowFault::QuoteNotClosed => HeaderFault::QuoteNotClosed,
+            RowFault::TooLong | RowFault::TooManyFields => HeaderFault::TooLong,
+        })?;
+        rows.columns = names.len();
+        Ok((rows, names.iter().map(|name| name.trim().to_owned()).collect()))
     }
 
-    fn fields_of_row(&self, columns: usize) -> Result<Vec<String>, RowFault> {
-        let mut fields = Vec::with_capacity(columns.min(FIELDS));
+    /// The fields of a line, which holds no line end and is not empty.
+    fn fields(&mut self, line: &[u8]) -> Result<Vec<String>, RowFault> {
+        let found = self.split(line)?;
+        let mut fields = Vec::with_capacity(self.columns.min(FIELDS));
         let mut start = 0;
-        for end in self.ends.iter().take(self.fields) {
+        for end in self.ends.iter().take(found) {
             let text = self.text.get(start..*end).unwrap_or_default();
             start = *end;
             let text = std::str::from_utf8(text).map_err(|_| RowFault::NotUtf8)?;
-            if fields.len() < columns {
+            if fields.len() < self.columns {
                 fields.push(text.to_owned());
             } else if !text.is_empty() {
                 // Spreadsheets like to end each line with separators.
                 return Err(RowFault::TooManyFields);
             }
         }
-        if columns != usize::MAX {
-            fields.resize(columns, String::new());
+        if self.columns != usize::MAX {
+            fields.resize(self.columns, String::new());
         }
         Ok(fields)
     }
-}
 
-/// How much of `input` belongs to the header line, its line end included, if that is there.
-fn header_end(gathered: &[u8], input: &[u8]) -> Option<usize> {
-    let mut quoted = gathered.iter().filter(|b| **b == b'"').count() % 2 == 1;
-    // Empty lines in front of the header are skipped.
-    let start = gathered.strip_prefix(BYTE_ORDER_MARK).unwrap_or(gathered);
-    let mut blank = start.trim_ascii().is_empty();
-    for (index, byte) in input.iter().enumerate() {
-        match byte {
-            b'"' => quoted = !quoted,
-            b'\r' | b'\n' if !quoted && !blank => return Some(index + 1),
-            _ => {}
+    /// Writes the fields into `text`, their ends into `ends`, and gives their number.
+    fn split(&mut self, line: &[u8]) -> Result<usize, RowFault> {
+        // Nothing of the line before counts. The line end keeps the reader from taking this one
+        // for the beginning of a file, where it drops a byte order mark.
+        self.reader.reset();
+        let (mut used, mut fields) = (0, 0);
+        for part in [b"\n", line, b"\n"] {
+            let text = self.text.get_mut(used..).unwrap_or_default();
+            let ends = self.ends.get_mut(fields..).unwrap_or_default();
+            let (result, _, wrote, ended) = self.reader.read_record(part, text, ends);
+            used += wrote;
+            fields += ended;
+            match result {
+                ReadRecordResult::Record => return Ok(fields),
+                ReadRecordResult::InputEmpty | ReadRecordResult::End => {}
+                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
+                    return Err(RowFault::TooLong);
+                }
+            }
         }
-        blank = blank && (byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte));
+        // A line end that does not end the row stands within quotes.
+        Err(RowFault::QuoteNotClosed)
     }
-    None
 }
 
 fn separator(header: &[u8]) -> u8 {
@@ -275,8 +236,4 @@ fn separator(header: &[u8]) -> u8 {
     let most = counts.iter().max().copied().unwrap_or_default();
     let found = SEPARATORS.into_iter().zip(counts).find(|(_, count)| *count == most && most > 0);
     found.map_or(b',', |(separator, _)| separator)
-}
-
-fn newlines(text: &[u8]) -> u64 {
-    text.iter().filter(|b| **b == b'\n').count() as u64
 }

@@ -138,6 +138,11 @@ impl From<RegistryError> for ApiError {
         if let RegistryError::Unfit(reason) = error {
             return ApiError::unprocessable(format!("Not stored: {reason}."));
         }
+        if let RegistryError::Busy { .. } = error {
+            return ApiError::unavailable(
+                "Too many questions wait for the registry; ask again in a moment.",
+            );
+        }
         tracing::error!(target: "portcullis::admin", %error, "the registry did not do as asked");
         ApiError::unavailable(
             "The registry cannot be used now. The change may still come to pass; to ask again is \

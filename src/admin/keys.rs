@@ -31,11 +31,13 @@ pub trait KeyControl: Send + Sync {
         algorithm: Option<Algorithm>,
     ) -> Result<(), KeyControlFault>;
 
-    /// Takes a key away at once: tokens that it signed are refused from now on.
+    /// Takes a key away at once: tokens that it signed are refused from now on. Where nothing
+    /// else could sign then, keys that wait for their time go too, and a new one signs at once.
     ///
     /// # Errors
-    /// As [`KeyControl::rotate`], and where the key is not there or is the one that signs.
-    async fn delete(&self, actor: &Actor, kid: &str) -> Result<(), KeyControlFault>;
+    /// As [`KeyControl::rotate`], and where the key is not there or, without `force`, is the one
+    /// that signs.
+    async fn delete(&self, actor: &Actor, kid: &str, force: bool) -> Result<(), KeyControlFault>;
 }
 
 /// A signing key, without any of its secret.
@@ -66,6 +68,8 @@ pub enum KeyControlFault {
     JustRotated,
     #[error("a key could not be made")]
     Crypto,
+    #[error("{0}")]
+    NotMade(String),
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -82,12 +86,14 @@ impl From<KeyControlFault> for ApiError {
             }
             KeyControlFault::NotFound => ApiError::not_found("There is no such key."),
             KeyControlFault::Signing => ApiError::conflict(
-                "This key signs now: rotate, and delete it when the new one signs.",
+                "This key signs now: rotate, and delete it when the new one signs. After a theft, \
+                 delete all keys of its algorithm with ?force=true: a new one then signs at once.",
             ),
             KeyControlFault::JustRotated => {
                 ApiError::conflict("A key was published a moment ago; it will sign soon.")
             }
             KeyControlFault::Crypto => ApiError::internal("A key could not be made."),
+            KeyControlFault::NotMade(reason) => ApiError::conflict(reason),
             KeyControlFault::Registry(error) => error.into(),
         }
     }
@@ -112,6 +118,12 @@ struct View {
 #[serde(deny_unknown_fields)]
 struct Rotate {
     algorithm: Option<AlgorithmName>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Delete {
+    force: bool,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -142,6 +154,7 @@ pub async fn rotate(ask: Ask, request: Request) -> Result<Response, ApiError> {
     let algorithm = rotate.algorithm.map(Algorithm::from);
     ask.admin.keys.rotate(&ask.actor(), algorithm).await?;
     ask.log("key.rotate", algorithm.map_or("every algorithm", Algorithm::name));
+    ask.in_force("key.rotate").await;
     Ok(answer(StatusCode::OK, &view(&ask)))
 }
 
@@ -153,8 +166,10 @@ pub async fn delete(ask: Ask) -> Result<Response, ApiError> {
     if kid.len() > 64 || !kid.bytes().all(inner) {
         return Err(KeyControlFault::NotFound.into());
     }
-    ask.admin.keys.delete(&ask.actor(), kid).await?;
+    let Delete { force } = ask.query()?;
+    ask.admin.keys.delete(&ask.actor(), kid, force).await?;
     ask.log("key.delete", kid);
+    ask.in_force("key.delete").await;
     Ok(no_content())
 }
 

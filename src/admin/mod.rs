@@ -69,7 +69,7 @@ pub struct Admin {
     hosts: Vec<String>,
     tls: Option<Arc<Tls>>,
     uploads: Semaphore,
-    works: Semaphore,
+    works: Arc<Semaphore>,
 }
 
 /// The port, ready to be served.
@@ -103,7 +103,7 @@ impl AdminPort {
             edge,
             keys,
             uploads: Semaphore::new(UPLOADS),
-            works: Semaphore::new(WORKS),
+            works: Arc::new(Semaphore::new(WORKS)),
         })))
     }
 
@@ -143,13 +143,19 @@ impl AdminPort {
 }
 
 impl Admin {
-    /// Does what takes long away from the threads that serve.
+    /// Does what takes long away from the threads that serve. Work that has begun keeps its place
+    /// until it is done, also where nobody waits for it any more.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let failed = || ApiError::internal("The request could not be worked on.");
-        let _place = self.works.acquire().await.map_err(|_| failed())?;
-        tokio::task::spawn_blocking(work).await.map_err(|_| failed())
+        let place = self.works.clone().acquire_owned().await.map_err(|_| failed())?;
+        let placed = move || {
+            let done = work();
+            drop(place);
+            done
+        };
+        tokio::task::spawn_blocking(placed).await.map_err(|_| failed())
     }
 }

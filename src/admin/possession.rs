@@ -14,7 +14,7 @@ use super::certificates::{shown, target, uploaded};
 use super::error::ApiError;
 use super::trusted;
 use crate::names::TenantId;
-use crate::registry::{Change, Possession};
+use crate::registry::{Change, PossessionStep};
 
 /// How long a code may be used, in seconds.
 const CODE_LIFE: i64 = 24 * 3600;
@@ -32,12 +32,11 @@ pub async fn code(ask: Ask) -> Result<Response, ApiError> {
     let record = uploaded(&ask, &tenant)?;
     let mut random = [0; CODE_BYTES];
     rand_bytes(&mut random).map_err(|_| ApiError::internal("The machine gives no randomness."))?;
-    let possession = Possession {
-        confirmed: record.possession.confirmed,
-        code: Some(URL_SAFE_NO_PAD.encode(random)),
+    let step = PossessionStep::NewCode {
+        code: URL_SAFE_NO_PAD.encode(random),
         usable_until: ask.now().saturating_add(CODE_LIFE),
     };
-    set(&ask, &tenant, record.sha256, possession, "possession.code").await
+    set(&ask, &tenant, record.sha256, step, "possession.code").await
 }
 
 /// The signed code: `POST …/pop`.
@@ -69,8 +68,7 @@ pub async fn prove(ask: Ask, request: Request) -> Result<Response, ApiError> {
              a line end: printf %s CODE | openssl dgst -sha256 -sign ca.key | base64 -w0",
         ));
     }
-    let possession = Possession { confirmed: true, ..Possession::default() };
-    set(&ask, &tenant, sha256, possession, "possession.prove").await
+    set(&ask, &tenant, sha256, PossessionStep::Signed, "possession.prove").await
 }
 
 /// By word of an operator of all tenants: `POST …/confirmed`.
@@ -78,18 +76,17 @@ pub async fn confirm(ask: Ask) -> Result<Response, ApiError> {
     let tenant = ask.tenant()?;
     ask.principal().is_for_all_tenants()?;
     let sha256 = uploaded(&ask, &tenant)?.sha256;
-    let possession = Possession { confirmed: true, ..Possession::default() };
-    set(&ask, &tenant, sha256, possession, "possession.confirm").await
+    set(&ask, &tenant, sha256, PossessionStep::Vouched, "possession.confirm").await
 }
 
 async fn set(
     ask: &Ask,
     tenant: &TenantId,
     sha256: [u8; 32],
-    possession: Possession,
+    step: PossessionStep,
     what: &'static str,
 ) -> Result<Response, ApiError> {
-    let change = Change::SetPossession { tenant: tenant.clone(), sha256, possession };
+    let change = Change::SetPossession { tenant: tenant.clone(), sha256, step };
     let words = Words::missing("There is no such trusted certificate.");
     ask.apply(what, &target(tenant, &sha256), change, words).await?;
     shown(ask, tenant)

@@ -27,7 +27,15 @@ pub async fn health() -> Response {
 
 pub async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     match unready(&admin.edge) {
-        None => text(StatusCode::OK, TEXT_TYPE, "ready\n"),
+        None if admin.edge.gate.registry().healthy() => text(StatusCode::OK, TEXT_TYPE, "ready\n"),
+        // Still ready: a balancer that took every node out for a moment's trouble of their
+        // database would refuse the devices that are served from memory.
+        None => text(
+            StatusCode::OK,
+            TEXT_TYPE,
+            "ready, but the device registry does not answer: first registrations and changes \
+             wait for it\n",
+        ),
         Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT_TYPE, format!("{reason}\n")),
     }
 }
@@ -40,8 +48,10 @@ fn unready(edge: &Edge) -> Option<&'static str> {
     if edge.generation().directory.serviceable().next().is_none() {
         return Some("no tenant can be served; `portcullis check` lists the faults");
     }
-    if !edge.gate.registry().healthy() {
-        return Some("the device registry does not answer");
+    if !edge.gate.registry().fresh() {
+        return Some(
+            "the device registry has not been read for registry.max_staleness; devices are refused",
+        );
     }
     None
 }

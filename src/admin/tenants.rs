@@ -11,7 +11,6 @@ use crate::names::TenantId;
 use crate::tenant::TenantEntry;
 
 const USUAL_PAGE: usize = 100;
-/// Each tenant is one question to the store.
 const MAX_PAGE: usize = 1000;
 
 #[derive(Deserialize)]
@@ -71,8 +70,8 @@ pub async fn list(ask: Ask) -> Result<Response, ApiError> {
                 TenantEntry::Serviceable(_) => "SERVICEABLE",
                 TenantEntry::Unavailable(_) => "UNAVAILABLE",
             },
-            devices: ask.registry().device_count(id).await?,
-            trusted_certificates: state.anchors.len() + trusted::file_anchors(entry).count(),
+            devices: ask.registry().known_devices(id),
+            trusted_certificates: state.anchors.len() + trusted::file_anchor_count(entry),
             revoked_serial_numbers: state.revocations.len(),
         });
     }

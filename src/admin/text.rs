@@ -13,14 +13,17 @@ pub fn time(at: UnixSeconds) -> String {
     at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-/// RFC 3339 with any offset, or a date alone: its first second in UTC. From 1970 on.
+/// RFC 3339 with any offset, or a date alone: its first second in UTC. From 1970 to 9999, in
+/// UTC: what can be written again.
 pub fn parse_time(text: &str) -> Option<UnixSeconds> {
     let day = || {
         let day = Date::parse(text, time::macros::format_description!("[year]-[month]-[day]"));
         day.ok().map(|day| OffsetDateTime::new_utc(day, Time::MIDNIGHT))
     };
     let at = OffsetDateTime::parse(text, &Rfc3339).ok().or_else(day)?;
-    Some(at.unix_timestamp()).filter(|at| *at >= 0)
+    // An offset may move the last hours of 9999 into a year that has no text.
+    let has_text = |at: &i64| *at >= 0 && OffsetDateTime::from_unix_timestamp(*at).is_ok();
+    Some(at.unix_timestamp()).filter(has_text)
 }
 
 /// Lower case.
@@ -88,10 +91,23 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.chars().count() > MAX_NAME {
         return Err("has 1 to 256 characters");
     }
-    if name.chars().any(char::is_control) {
-        return Err("holds no control characters");
+    if name.chars().any(|c| c.is_control() || is_layout(c)) {
+        return Err("holds no control characters, not those of a text's direction or lines either");
     }
     Ok(())
+}
+
+/// Bidi_Control, and the separators of lines and paragraphs: a table shows another name with
+/// them than the one that is stored.
+fn is_layout(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+    )
 }
 
 const MAX_NAME: usize = 256;
@@ -143,6 +159,13 @@ mod tests {
         for odd in ["", "yesterday", "1969-12-31", "2027-02-30", "1800000000"] {
             assert_eq!(parse_time(odd), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn no_time_is_taken_that_cannot_be_given() {
+        let last = parse_time("9999-12-31T23:59:59Z").unwrap();
+        assert_eq!(time(last), "9999-12-31T23:59:59Z");
+        assert_eq!(parse_time("9999-12-31T23:59:59-01:00"), None);
     }
 
     #[test]

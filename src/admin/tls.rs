@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::AdminFault;
 use crate::admin_settings::AdminTls;
+use crate::clock::UnixSeconds;
 use crate::server_certificate::ServerCertificate;
 
 /// Takes TLS connections.
@@ -48,7 +49,8 @@ impl Tls {
                 store.add_cert(&certificate)?;
             }
             builder.set_verify_cert_store(store.build())?;
-            builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+            // Who shows none may have a token, or may want the probes alone.
+            builder.set_verify(SslVerifyMode::PEER);
         }
         Ok(Tls {
             acceptor: builder.build(),
@@ -56,11 +58,14 @@ impl Tls {
         })
     }
 
-    /// The handshake. Gives the common name of the client certificate, where one is asked for.
+    /// The handshake. Gives the client's certificate, where one is asked for and shown.
     ///
     /// # Errors
     /// Why the peer is refused.
-    pub async fn accept<S>(&self, stream: S) -> Result<(SslStream<S>, Option<Arc<str>>), String>
+    pub async fn accept<S>(
+        &self,
+        stream: S,
+    ) -> Result<(SslStream<S>, Option<ClientCertificate>), String>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -70,25 +75,29 @@ impl Tls {
         if !self.wants_client_certificate {
             return Ok((stream, None));
         }
-        let certificate =
-            stream.ssl().peer_certificate().ok_or("the client showed no certificate")?;
-        if !is_for_clients(&certificate) {
-            return Err(
-                "the extended key usage of the client's certificate lacks clientAuth".into()
-            );
-        }
+        let Some(certificate) = stream.ssl().peer_certificate() else { return Ok((stream, None)) };
+        let not_after = end_for_clients(&certificate)
+            .ok_or("the extended key usage of the client's certificate lacks clientAuth")?;
         let name = common_name(&certificate);
-        let name = name.ok_or("the client's certificate has not exactly one common name")?;
-        Ok((stream, Some(name)))
+        let common_name = name.ok_or("the client's certificate has not exactly one common name")?;
+        Ok((stream, Some(ClientCertificate { common_name, not_after })))
     }
 }
 
-/// BoringSSL takes a certificate without an extended key usage for one of any use; an
-/// operator's says what it is for.
-fn is_for_clients(certificate: &X509Ref) -> bool {
-    let Ok(der) = certificate.to_der() else { return false };
-    let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return false };
-    matches!(certificate.extended_key_usage(), Ok(Some(usage)) if usage.value.client_auth)
+/// A certificate of the CA for clients that TLS has verified.
+#[derive(Debug)]
+pub struct ClientCertificate {
+    pub common_name: Arc<str>,
+    pub not_after: UnixSeconds,
+}
+
+/// The end of its validity, where the certificate is one for clients. BoringSSL takes one
+/// without an extended key usage for one of any use; an operator's says what it is for.
+fn end_for_clients(certificate: &X509Ref) -> Option<UnixSeconds> {
+    let der = certificate.to_der().ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    let usage = certificate.extended_key_usage().ok()??;
+    usage.value.client_auth.then(|| certificate.validity().not_after.timestamp())
 }
 
 fn common_name(certificate: &X509Ref) -> Option<Arc<str>> {

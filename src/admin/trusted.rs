@@ -42,7 +42,7 @@ pub struct FileAnchor {
     sha256: [u8; 32],
 }
 
-/// None where the tenant's files cannot be used.
+/// None where the tenant's files cannot be used. Hashes each.
 pub fn file_anchors(entry: &TenantEntry) -> impl Iterator<Item = FileAnchor> + use<> {
     let files = match entry {
         TenantEntry::Serviceable(tenant) => Some(tenant.file_trust.clone()),
@@ -54,6 +54,23 @@ pub fn file_anchors(entry: &TenantEntry) -> impl Iterator<Item = FileAnchor> + u
             Some(FileAnchor { files: files.clone(), index, sha256 })
         })
     })
+}
+
+/// The anchor of the configuration file with this DER, whose SHA-256 is `sha256`. Nothing is
+/// hashed.
+pub fn file_anchor(entry: &TenantEntry, der: &[u8], sha256: [u8; 32]) -> Option<FileAnchor> {
+    let TenantEntry::Serviceable(tenant) = entry else { return None };
+    let files = tenant.file_trust.clone();
+    let index = files.material().anchors.iter().position(|anchor| anchor.der == der)?;
+    Some(FileAnchor { files, index, sha256 })
+}
+
+/// How many the configuration file has.
+pub fn file_anchor_count(entry: &TenantEntry) -> usize {
+    match entry {
+        TenantEntry::Serviceable(tenant) => tenant.file_trust.material().anchors.len(),
+        TenantEntry::Unavailable(_) => 0,
+    }
 }
 
 impl FileAnchor {

@@ -33,6 +33,9 @@ const CONTINUE: Duration = Duration::from_secs(3);
 const MOST_ANSWER: u64 = 64 * 1024 * 1024;
 /// Characters of a refusal that are shown.
 const MOST_MESSAGE: usize = 2_000;
+/// What the API tells its callers to send, as this command line has it.
+const OWN_WORDS: &[(&str, &str)] =
+    &[("?force=true", "--force"), ("by POST to …/verification-code", "by `portcullis trust code`")];
 
 /// Where an edge's admin API is: `http://HOST[:PORT]` or `https://HOST[:PORT]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +59,9 @@ pub struct Client {
     long: Agent,
 }
 
-/// Why there is no answer as asked for. Each is one line that says what to do.
+/// Why there is no answer as asked for. Each is one line that says what to do, in the words of
+/// this command line: what the API says of paths, parameters and its description is not for those
+/// who do not send the requests themselves.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The edge said no.
@@ -68,6 +73,22 @@ pub enum Failure {
     /// The connection broke while a body was being sent.
     #[error("{0}")]
     BrokeOff(String),
+}
+
+impl Failure {
+    /// The same, with names of the API as a command has them.
+    pub fn in_words(self, words: &[(&str, &str)]) -> Failure {
+        match self {
+            Failure::Refused { status, line } => {
+                Failure::Refused { status, line: in_words(&line, words) }
+            }
+            other => other,
+        }
+    }
+}
+
+fn in_words(text: &str, words: &[(&str, &str)]) -> String {
+    words.iter().fold(text.to_owned(), |text, (api, own)| text.replace(api, own))
 }
 
 impl Base {
@@ -96,13 +117,27 @@ impl Base {
         self.scheme == Scheme::HTTPS
     }
 
+    /// Host and port, as a `Host` header has them.
+    pub fn authority(&self) -> &str {
+        self.authority.as_str()
+    }
+
+    /// The name or the IP address, without brackets.
+    pub fn host(&self) -> &str {
+        let host = self.authority.host();
+        host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
+    }
+
+    /// The scheme's own, where none stands there.
+    pub fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 })
+    }
+
     /// Whether what is sent there stays on this machine.
     pub fn is_loopback(&self) -> bool {
-        let host = self.authority.host();
-        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        match literal.unwrap_or(host).parse::<IpAddr>() {
+        match self.host().parse::<IpAddr>() {
             Ok(address) => address.to_canonical().is_loopback(),
-            Err(_) => host.eq_ignore_ascii_case("localhost"),
+            Err(_) => self.host().eq_ignore_ascii_case("localhost"),
         }
     }
 }
@@ -276,7 +311,7 @@ impl Client {
         let wait = wait.and_then(|wait| wait.parse::<u32>().ok());
         let body = self.bytes(response).unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let message = short(&field(&body, "message"), MOST_MESSAGE);
+        let message = in_words(&short(&field(&body, "message"), MOST_MESSAGE), OWN_WORDS);
         let mut line = match message.is_empty() {
             false => message,
             true => format!(
@@ -301,15 +336,8 @@ impl Client {
             line.push_str(&format!(" Try again in {seconds} s."));
         }
         let error = short(&field(&body, "error"), 100);
-        let info = short(&field(&body, "info"), 200);
         if !error.is_empty() {
-            // A reference to a part of this API stands without its host.
-            let info = match info.starts_with('/') {
-                true => format!("{}{info}", self.base),
-                false => info,
-            };
-            let more = if info.is_empty() { String::new() } else { format!(", see {info}") };
-            line.push_str(&format!(" ({status} {error}{more})"));
+            line.push_str(&format!(" ({status} {error})"));
         }
         Failure::Refused { status, line }
     }
@@ -358,6 +386,11 @@ impl Client {
             BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, UnexpectedEof,
         };
         let base = &self.base;
+        // With TLS 1.3 the edge refuses a client certificate after the handshake, and whether
+        // its alert or the closed connection is seen first, is chance.
+        if error.get_ref().is_some_and(|inner| inner.is::<openssl::ssl::Error>()) {
+            return Failure::NoAnswer(self.tls_fault(&error.to_string()));
+        }
         match error.kind() {
             ConnectionRefused => Failure::NoAnswer(format!(
                 "nothing listens at {base}: is the edge running? (`--admin URL` names another \

@@ -26,12 +26,15 @@ const HEADS: &[&str] = &["ID", "STATUS", "REGISTERED BY", "SINCE", "PINS", "TYPE
 pub enum Command {
     /// Register the devices of a CSV file. Rows that fail keep no other from being registered,
     /// and end it with exit code 4.
+    ///
+    /// A device that is there already stays as it is, with its status, TYPE and NAME: to import a
+    /// file again is safe, and changes none of them.
     Import {
-        /// With the columns ID and AUTH_TYPE (CERTIFICATES), and TENANT, TYPE, NAME; `-` reads
-        /// what is piped in.
+        /// With the columns ID and AUTH_TYPE (CERTIFICATES), and TENANT, TYPE, NAME; a row is one
+        /// line; `-` reads what is piped in.
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Write the rows that failed as CSV: line, id, reason.
+        /// Write the rows that failed as CSV: line, id, reason; the first 10,000 of them.
         #[arg(long, value_name = "FILE")]
         failures: Option<PathBuf>,
     },

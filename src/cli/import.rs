@@ -61,7 +61,11 @@ pub fn import(at: &mut Session<'_>, file: &Path, failures: Option<&Path>) -> any
     bar.finish_and_clear();
     if let Some(error) = upload.failed {
         return Err(error).with_context(|| {
-            format!("{shown}: reading broke off; rows up to there may be registered")
+            format!(
+                "{shown}: reading broke off, after {} rows had been sent, of which fewer may be \
+                 registered; to send the file again is safe",
+                HumanCount(upload.rows)
+            )
         });
     }
     let report = answer.map_err(|failure| reason(at, &to, &upload.header, failure, upload.rows))?;
@@ -122,8 +126,9 @@ fn reason(at: &Session<'_>, to: &str, header: &[u8], failure: Failure, rows: u64
 
 fn unknown(line: &str, rows: u64) -> anyhow::Error {
     anyhow::anyhow!(
-        "{line}, after {} rows. Rows are registered as they come in: send the file again, which \
-         changes nothing for those that are",
+        "{line}, after {} rows had been sent. Fewer may be registered: the edge registers them \
+         while they come in. Send the file again, which is safe: it changes nothing for those \
+         that are",
         HumanCount(rows)
     )
 }
@@ -166,9 +171,11 @@ fn progress(length: Option<u64>) -> ProgressBar {
 struct Upload {
     input: Box<dyn Read>,
     bar: ProgressBar,
+    /// The header line, and empty ones in front of it.
     header: Vec<u8>,
     has_header: bool,
-    quoted: bool,
+    /// Nothing stands on the line that is being read.
+    empty: bool,
     rows: u64,
     /// Why the input ended before its end.
     failed: Option<io::Error>,
@@ -181,25 +188,33 @@ impl Upload {
             bar,
             header: Vec::new(),
             has_header: false,
-            quoted: false,
+            empty: true,
             rows: 0,
             failed: None,
         }
     }
 
-    /// Counts the line ends outside of quotes: rows, once the header line is over.
+    /// Counts lines as the edge does: a row is one line, empty ones are none, and the first one is
+    /// the header.
     fn count(&mut self, piece: &[u8]) {
         for byte in piece {
             if !self.has_header && self.header.len() < MOST_HEADER {
                 self.header.push(*byte);
             }
             match byte {
-                b'"' => self.quoted = !self.quoted,
-                b'\n' if self.quoted => {}
-                b'\n' if self.has_header => self.rows += 1,
-                b'\n' => self.has_header = true,
+                b'\r' | b'\n' => self.end_line(),
+                // A header line of spaces is none.
+                byte if self.has_header || !byte.is_ascii_whitespace() => self.empty = false,
                 _ => {}
             }
+        }
+    }
+
+    fn end_line(&mut self) {
+        match (std::mem::replace(&mut self.empty, true), self.has_header) {
+            (true, _) => {}
+            (false, true) => self.rows += 1,
+            (false, false) => self.has_header = true,
         }
     }
 }
@@ -224,6 +239,8 @@ impl Read for Upload {
         self.count(buffer.get(..read).unwrap_or_default());
         self.bar.inc(read as u64);
         if read == 0 {
+            // The last line may have no end.
+            self.end_line();
             self.bar.set_message(format!("{} rows sent, waiting", HumanCount(self.rows)));
         } else {
             let seconds = self.bar.elapsed().as_secs().max(1);
@@ -246,13 +263,21 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_counted_without_the_header_line_and_line_ends_in_quotes() {
+    fn rows_are_the_lines_that_are_not_empty_behind_the_header_line() {
         assert_eq!(
-            counted("ID;AUTH_TYPE\r\na;b\r\nc;\"d\ne\"\r\n"),
-            (2, "ID;AUTH_TYPE\r\n".into())
+            counted("ID;AUTH_TYPE\r\na;b\r\n\r\nc;\"d\ne;f\r\n"),
+            (3, "ID;AUTH_TYPE\r".into())
         );
+        assert_eq!(counted("\n \nID\ra\r\"\rb"), (3, "\n \nID\r".into()));
         assert_eq!(counted("ID"), (0, "ID".into()));
         assert_eq!(counted(""), (0, String::new()));
+    }
+
+    #[test]
+    fn an_import_that_is_cut_off_says_what_was_sent_and_that_fewer_may_be_registered() {
+        let said = unknown("the edge has closed the connection", 196_451).to_string();
+        assert!(said.contains("after 196,451 rows had been sent. Fewer may be"), "{said}");
+        assert!(said.contains("Send the file again, which is safe"), "{said}");
     }
 
     #[test]

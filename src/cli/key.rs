@@ -27,6 +27,10 @@ pub enum Command {
     Delete {
         #[arg(value_name = "KID")]
         kid: String,
+        /// Even the one that signs now. After a theft delete all keys of its algorithm: a new
+        /// one then signs at once.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -60,8 +64,9 @@ impl Command {
                 let keys = at.client.send(Method::POST, &format!("{KEYS}/rotate"), Some(&body))?;
                 at.answer(&keys, table)?;
             }
-            Command::Delete { kid } => {
-                at.client.delete(&format!("{KEYS}{}", path(&[&kid])))?;
+            Command::Delete { kid, force } => {
+                let query = if force { "?force=true" } else { "" };
+                at.client.delete(&format!("{KEYS}{}{query}", path(&[&kid])))?;
                 at.done(&format!("{} is deleted", escaped(&kid)))?;
             }
         }

@@ -11,6 +11,7 @@ mod audit;
 mod client;
 mod device;
 mod files;
+mod health;
 mod import;
 mod key;
 mod option;
@@ -25,13 +26,10 @@ mod text;
 mod trust;
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::clock::Clock;
@@ -82,14 +80,7 @@ enum Command {
         once: bool,
     },
     /// Ask a running edge whether it is alive (for health checks of containers).
-    Health {
-        /// The admin address.
-        #[arg(long, default_value = "127.0.0.1:9090")]
-        admin: SocketAddr,
-        /// Ask whether it should get traffic, too.
-        #[arg(long)]
-        ready: bool,
-    },
+    Health(health::Health),
     #[command(flatten)]
     Ask(Ask),
 }
@@ -147,7 +138,10 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Check { config } => check(&config),
         Command::Demo { once } => demo::run(once).map(|()| ExitCode::SUCCESS),
-        Command::Health { admin, ready } => health(admin, ready),
+        Command::Health(health) => {
+            let well = health.run(|name| std::env::var_os(name), &mut io::stdout());
+            well.map(|well| if well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        }
         Command::Ask(ask) => ask_edge(ask),
     };
     result.unwrap_or_else(|error| {
@@ -229,23 +223,6 @@ fn check(config: &Path) -> anyhow::Result<ExitCode> {
     let tenants = compiled.directory.entries().count();
     say(&mut io::stdout(), &format!("{}: no faults, {tenants} tenants", config.display()));
     Ok(ExitCode::SUCCESS)
-}
-
-fn health(admin: SocketAddr, ready: bool) -> anyhow::Result<ExitCode> {
-    const TIMEOUT: Duration = Duration::from_secs(3);
-    let path = if ready { "/readyz" } else { "/healthz" };
-    let tcp = TcpStream::connect_timeout(&admin, TIMEOUT);
-    let mut tcp = tcp.with_context(|| {
-        format!("no answer at {admin} (`--admin ADDRESS` names another admin address)")
-    })?;
-    tcp.set_read_timeout(Some(TIMEOUT))?;
-    tcp.set_write_timeout(Some(TIMEOUT))?;
-    write!(tcp, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    tcp.take(64 * 1024).read_to_string(&mut answer)?;
-    let (header, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    say(&mut io::stdout(), body.trim_end());
-    Ok(if header.starts_with("HTTP/1.1 200 ") { ExitCode::SUCCESS } else { FAILED.into() })
 }
 
 /// Writes a line for a person; one who has closed the pipe does not want it.

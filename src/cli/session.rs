@@ -14,7 +14,8 @@ use super::files;
 use super::text::{self, field};
 use crate::names::TenantId;
 
-const USUAL: &str = "http://127.0.0.1:9090";
+/// Where an edge is that nobody has moved.
+pub const USUAL: &str = "http://127.0.0.1:9090";
 /// Tenants that are named where one is missing.
 const NAMED: usize = 20;
 
@@ -143,7 +144,7 @@ fn certificates(file: &Path) -> anyhow::Result<Vec<Certificate<'static>>> {
 }
 
 /// A variable that is set to nothing is not set.
-fn set(environment: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<OsString> {
+pub fn set(environment: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<OsString> {
     environment(name).filter(|value| !value.is_empty())
 }
 

@@ -33,6 +33,10 @@ const SHOWN_PREFIX: usize = 16;
 const HEADS: &[&str] =
     &["FINGERPRINT", "NAME", "STATUS", "AUTO", "DEVICE ID", "PROVEN", "VALID UNTIL", "SOURCE"];
 
+/// What the API calls the options of `revoke`.
+const REVOCATION_WORDS: &[(&str, &str)] =
+    &[("revocationDate", "--date"), ("serialNumberInHex", "--serial")];
+
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Trust certificates: all of these files, or none.
@@ -77,7 +81,11 @@ pub enum Command {
         #[arg(value_name = "FINGERPRINT")]
         fingerprint: Fingerprint,
     },
-    /// Revoke certificates by their serial numbers, under every CA of the tenant.
+    /// Revoke certificates by their serial numbers, under every CA of the tenant, at once and for
+    /// good.
+    ///
+    /// A revocation is final, as in a CRL: there is no way to take it back. To let a device in
+    /// again give it a new certificate.
     Revoke(Revoke),
     /// The tenant's revocations as a CRL: PEM, or DER into a file.
     Crl {
@@ -111,7 +119,8 @@ pub struct Revoke {
     /// A serial number in hex; may be given several times.
     #[arg(long, value_name = "HEX", required_unless_present = "csv", conflicts_with = "csv")]
     serial: Vec<String>,
-    /// Since when: RFC 3339 or a date; now, where this is left out.
+    /// Since when, for the CRL: RFC 3339 or a date, now or earlier; now, where this is left out.
+    /// The revocation takes effect at once in any case.
     #[arg(long, value_name = "DATE", conflicts_with = "csv")]
     date: Option<String>,
     /// A CSV file with the columns serialNumberInHex and revocationDate.
@@ -379,7 +388,8 @@ impl Revoke {
             Value::from(entry)
         };
         let entries: Vec<Value> = self.serial.iter().map(entry).collect();
-        at.client.send(Method::PUT, &room.crl(), Some(&json!({ "crls": entries })))?;
+        let sent = at.client.send(Method::PUT, &room.crl(), Some(&json!({ "crls": entries })));
+        sent.map_err(|failure| failure.in_words(REVOCATION_WORDS))?;
         let serials: Vec<String> =
             self.serial.iter().map(|serial| super::text::escaped(serial)).collect();
         at.done(&format!("revoked: {}", serials.join(", ")))?;

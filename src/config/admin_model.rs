@@ -7,17 +7,21 @@ use boring::sha::sha256;
 
 use super::decode::Decoder;
 use super::fault::{Fault, Located, Source, quoted};
+use super::files::certificate_fault;
 use super::files::{File, Files, in_file, open};
 use super::node::Node;
 use super::upstream_model::CertificateModel;
 use super::values::{FileRef, is_label};
 use crate::admin_settings::{AdminSettings, AdminTls, Credential, CredentialSecret, Role};
 use crate::names::{ServerName, TenantId};
+use crate::server_certificate::ServerCertificate;
+use crate::trust::read_pem;
 
 /// Characters of a token, as from `openssl rand -hex 16`.
 const LEAST_TOKEN: usize = 32;
 const MOST_TOKEN: usize = 512;
 const MAX_CREDENTIALS: usize = 10_000;
+const MAX_CLIENT_CAS: usize = 100;
 
 pub struct AdminModel {
     pub bind: SocketAddr,
@@ -208,6 +212,16 @@ pub fn compile(
                 tls.client_ca.as_ref().map(|ca| open(source, ca, files.read(&ca.path), faults));
             let ca = ca.map_or(Some(None), |ca| ca.map(Some));
             let bytes = |file: Arc<File>| file.bytes.clone();
+            if let (Some(chain), Some(key)) = (&chain, &key)
+                && let Err(reason) = ServerCertificate::from_pem(&chain.bytes, &key.bytes)
+            {
+                faults.push(certificate_fault(source, &tls.certificate, &reason));
+            }
+            if let (Some(Some(ca)), Some(named)) = (&ca, &tls.client_ca)
+                && let Err(reason) = read_pem(&ca.bytes, MAX_CLIENT_CAS)
+            {
+                faults.push(in_file(source, named, &reason));
+            }
             match (chain, key, ca) {
                 (Some(chain), Some(key), Some(ca)) => Some(AdminTls {
                     chain: bytes(chain),

@@ -11,7 +11,8 @@ use super::load::Loaded;
 use super::tenant_model::TenantModel;
 use super::token_model::{KeyModel, RotationModel};
 use crate::names::{ServerName, ServerPattern, TenantId};
-use crate::token::{MAX_LIFESPAN, ROTATION_SLACK, RotationSettings};
+use crate::tenant::ForeignBearers;
+use crate::token::{MAX_LIFESPAN, ROTATION_SLACK, RotationSettings, RotationSettingsFault};
 
 pub fn cross_references(loaded: &Loaded, faults: &mut Vec<Fault>) {
     listeners(loaded, faults);
@@ -129,7 +130,12 @@ fn rotation_times(loaded: &Loaded, faults: &mut Vec<Fault>) {
     };
     for fault in settings.check(loaded.edge.registry.max_staleness).err().into_iter().flatten() {
         let help = "see `tokens.rotation` and `registry.max_staleness`";
-        faults.push(Fault::at(&loaded.source, model.at, fault.to_string()).help(help));
+        let at = match fault {
+            RotationSettingsFault::TooManyKeys { .. }
+            | RotationSettingsFault::RotatedTooOften { .. } => model.every_at,
+            _ => model.publish_for_at,
+        };
+        faults.push(Fault::at(&loaded.source, at, fault.to_string()).help(help));
     }
 }
 
@@ -169,6 +175,13 @@ fn upstream(loaded: &Loaded, source: &Source, tenant: &TenantModel, faults: &mut
 }
 
 fn tokens(loaded: &Loaded, source: &Source, tenant: &TenantModel, faults: &mut Vec<Fault>) {
+    if let Some(tokens) = tenant.tokens.as_ref().filter(|tokens| tokens.relay)
+        && tenant.bearers.foreign == ForeignBearers::Refuse
+    {
+        let message = "the platform's own tokens would be refused here";
+        let help = "with `source: platform` write `foreign: pass`";
+        faults.push(Fault::at(source, tokens.at, message).help(help));
+    }
     let own_keys = tenant.tokens.as_ref().and_then(|tokens| tokens.signing_keys.as_deref());
     if let Some(keys) = own_keys {
         key_ids(source, keys, faults);

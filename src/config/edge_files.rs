@@ -6,10 +6,11 @@ use super::admin_model;
 use super::check;
 use super::fault::Fault;
 use super::files::{Files, in_file, open};
-use super::load::Loaded;
+use super::load::{Loaded, base};
 use super::reuse::{Print, Reused};
 use super::tenants::certificate;
 use crate::admin_settings::AdminSettings;
+use crate::registry;
 use crate::server_certificate::ServerCertificate;
 use crate::token::KeySecret;
 
@@ -19,7 +20,8 @@ pub struct EdgeFiles {
     pub admin: AdminSettings,
     pub ticket_secret: Option<[u8; 32]>,
     pub key_secret: Option<KeySecret>,
-    pub registry_password: Option<String>,
+    /// With the password of its file.
+    pub registry_url: String,
     /// One for each listener.
     pub by_certificate: Vec<Option<Arc<ServerCertificate>>>,
 }
@@ -42,7 +44,7 @@ impl EdgeFiles {
             admin: admin_model::compile(source, &edge.admin, files, faults),
             ticket_secret: ticket_secret(loaded, files, faults),
             key_secret: key_secret(loaded, files, faults),
-            registry_password: registry_password(loaded, files, faults),
+            registry_url: checked_registry_url(loaded, files, faults),
         }
     }
 }
@@ -73,6 +75,23 @@ fn key_secret(loaded: &Loaded, files: &mut Files, faults: &mut Vec<Fault>) -> Op
     secret.map_err(|reason| faults.push(fault(reason))).ok()
 }
 
+fn checked_registry_url(loaded: &Loaded, files: &mut Files, faults: &mut Vec<Fault>) -> String {
+    let named = &loaded.edge.registry.url;
+    let url = registry_url(loaded, registry_password(loaded, files, faults).as_deref());
+    if let Err(reason) = registry::check_url(&url) {
+        let help = "see `registry.url` in the annotated example";
+        faults.push(Fault::at(&loaded.source, named.at, reason.to_string()).help(help));
+    } else if registry::is_unprotected(&url) {
+        let message =
+            "PostgreSQL on another machine, and nothing says how the way there is protected";
+        let help = "add `?sslmode=verify-full` (with `sslrootcert=` and the absolute path of a CA of \
+                    your own), or `?sslmode=disable` where the network is trusted: who is on the way \
+                    can add an anchor";
+        faults.push(Fault::at(&loaded.source, named.at, message).help(help));
+    }
+    url
+}
+
 fn registry_password(
     loaded: &Loaded,
     files: &mut Files,
@@ -90,4 +109,36 @@ fn registry_password(
             None
         }
     }
+}
+
+/// A relative path starts at the configuration file, wherever the edge is started.
+fn registry_url(loaded: &Loaded, password: Option<&str>) -> String {
+    let url = &loaded.edge.registry.url.value;
+    let Some(path) = url.strip_prefix("sqlite:") else {
+        return match password {
+            Some(password) => with_password(url, password),
+            None => url.clone(),
+        };
+    };
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let directory = base(&loaded.source).to_string_lossy();
+    if path.starts_with(['/', ':']) || directory.is_empty() {
+        return format!("sqlite:{path}");
+    }
+    format!("sqlite:{directory}/{path}")
+}
+
+/// As the query's parameter, which stands wherever the user does.
+fn with_password(url: &str, password: &str) -> String {
+    let mut escaped = String::with_capacity(password.len());
+    for byte in password.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    let joint = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{joint}password={escaped}")
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use boring::sha::sha256;
 
 use super::fault::{Fault, Source, quoted};
+use super::upstream_model::CertificateModel;
 use super::values::FileRef;
+use crate::server_certificate::ServerCertificateFault;
 
 /// Octets of one certificate, key or CRL file.
 const MAX_FILE: u64 = 16 << 20;
@@ -135,4 +137,18 @@ pub fn open(
 pub fn in_file(source: &Source, file: &FileRef, reason: &dyn std::fmt::Display) -> Fault {
     let path = quoted(&file.path.to_string_lossy());
     Fault::at(source, file.at, format!("{path}: {reason}")).help("see this file")
+}
+
+/// A fault of a certificate, shown where the file to blame is named.
+pub fn certificate_fault(
+    source: &Source,
+    named: &CertificateModel,
+    reason: &ServerCertificateFault,
+) -> Fault {
+    use ServerCertificateFault as Reason;
+    let file = match reason {
+        Reason::NoCertificate | Reason::BadChain => &named.chain,
+        Reason::BadKey | Reason::Mismatch | Reason::UnsupportedKey => &named.key,
+    };
+    in_file(source, file, reason)
 }

@@ -1,6 +1,5 @@
 //! Where the registry is kept, as the file describes it.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::decode::Decoder;
@@ -55,22 +54,6 @@ impl RegistryModel {
     }
 }
 
-/// `rest`: of a PostgreSQL URL, behind its scheme.
-fn leaves_the_machine(rest: &str) -> bool {
-    let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let host = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    let named_elsewhere =
-        tail.contains("host=") && !tail.contains("host=/") && !tail.contains("host=%2F");
-    let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    // A socket's path is percent-encoded where it stands in the place of a host.
-    let local = host.is_empty() || host == "localhost" || host.starts_with("%2F") || loopback;
-    named_elsewhere || !local
-}
-
 fn url(d: &mut Decoder<'_>, node: &Node) -> Option<Located<String>> {
     let url = d.line(node, 4_096)?;
     let postgres = ["postgres://", "postgresql://"].iter().find_map(|s| url.strip_prefix(s));
@@ -79,18 +62,6 @@ fn url(d: &mut Decoder<'_>, node: &Node) -> Option<Located<String>> {
         (_, Some(rest)) => !rest.is_empty(),
         _ => false,
     };
-    if let Some(rest) = postgres
-        && leaves_the_machine(rest)
-        && !url.contains("sslmode=")
-    {
-        d.fault(
-            node.at,
-            "PostgreSQL on another machine, and nothing says how the way there is protected",
-            "add `?sslmode=verify-full` (with `sslrootcert=` for a CA of your own), or \
-             `?sslmode=disable` where the network is trusted: who is on the way can add an anchor",
-        );
-        return None;
-    }
     if known {
         return Some(Located { value: url.to_owned(), at: node.at });
     }

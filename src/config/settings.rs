@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::check;
 use super::edge_files::EdgeFiles;
-use super::load::{Loaded, base};
+use super::load::Loaded;
 use super::model::{ListenerModel, LogSettings};
 use crate::admin_settings::AdminSettings;
 use crate::limits::Limits;
@@ -50,7 +50,7 @@ impl Settings {
             listeners: edge.listeners.iter().zip(files.by_certificate).map(listener).collect(),
             admin: files.admin,
             registry: RegistrySettings {
-                url: registry_url(loaded, files.registry_password.as_deref()),
+                url: files.registry_url,
                 max_staleness: edge.registry.max_staleness,
                 poll: edge.registry.poll,
             },
@@ -100,36 +100,4 @@ fn listener(
         proxy_protocol: model.proxy_protocol.clone(),
         client_certificates: model.client_certificates,
     }
-}
-
-/// A relative path starts at the configuration file, wherever the edge is started.
-fn registry_url(loaded: &Loaded, password: Option<&str>) -> String {
-    let url = &loaded.edge.registry.url.value;
-    let Some(path) = url.strip_prefix("sqlite:") else {
-        return match password {
-            Some(password) => with_password(url, password),
-            None => url.clone(),
-        };
-    };
-    let path = path.strip_prefix("//").unwrap_or(path);
-    let directory = base(&loaded.source).to_string_lossy();
-    if path.starts_with(['/', ':']) || directory.is_empty() {
-        return format!("sqlite:{path}");
-    }
-    format!("sqlite:{directory}/{path}")
-}
-
-/// As the query's parameter, which stands wherever the user does.
-fn with_password(url: &str, password: &str) -> String {
-    let mut escaped = String::with_capacity(password.len());
-    for byte in password.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                escaped.push(char::from(byte));
-            }
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    let joint = if url.contains('?') { '&' } else { '?' };
-    format!("{url}{joint}password={escaped}")
 }

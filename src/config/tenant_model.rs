@@ -284,10 +284,10 @@ fn oauth_issuer(d: &mut Decoder<'_>, node: &Node) -> Option<Located<String>> {
         url.scheme_str() == Some("https")
             && url.host().is_some_and(|host| !host.is_empty())
             && !plain.contains(['?', '#', '@'])
-            && !plain.ends_with('/')
+            && url.authority().is_some_and(|authority| plain.ends_with(authority.as_str()))
     });
     if url.is_none() {
-        let help = "such as \"https://{server_name}:8443\", without a slash at its end";
+        let help = "such as \"https://{server_name}:8443\", without a path";
         d.fault(node.at, "not an issuer of RFC 8414: an https URL", help);
         return None;
     }

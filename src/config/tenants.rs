@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::check::{first_server_name, has_own_keys, rotation, tokens_enabled};
 use super::fault::{Fault, Located, Source};
-use super::files::{File, Files, in_file, open};
+use super::files::{File, Files, certificate_fault, in_file, open};
 use super::load::Loaded;
 use super::reuse::{Print, Printed, Reused};
 use super::tenant_model::TenantModel;
@@ -113,6 +113,7 @@ impl TenantCompiler<'_> {
                 bearers: model.bearers,
                 keys,
                 own_keys: has_own_keys(model),
+                managed_keys: false,
                 limits: model.limits,
                 metrics: Arc::new(TenantMetrics::new(self.metrics.clone(), model.id.value.clone())),
             }))
@@ -312,19 +313,6 @@ fn make_certificate(
     reused.certificates.get_or_make(print.finish(), || {
         ServerCertificate::from_pem(&chain.bytes, &key.bytes).map(Arc::new)
     })
-}
-
-fn certificate_fault(
-    source: &Source,
-    named: &CertificateModel,
-    reason: &ServerCertificateFault,
-) -> Fault {
-    use ServerCertificateFault as Reason;
-    let file = match reason {
-        Reason::NoCertificate | Reason::BadChain => &named.chain,
-        Reason::BadKey | Reason::Mismatch | Reason::UnsupportedKey => &named.key,
-    };
-    in_file(source, file, reason)
 }
 
 /// Loads signing keys, or takes over the same ones.

@@ -17,7 +17,9 @@ pub struct KeyModel {
 
 /// Keys that the edge makes itself and keeps, sealed, in the registry.
 pub struct RotationModel {
-    pub at: Place,
+    /// Where these stand, or what comes nearest to them.
+    pub every_at: Place,
+    pub publish_for_at: Place,
     /// What the keys are sealed with.
     pub secret_file: FileRef,
     pub every: Duration,
@@ -43,9 +45,16 @@ pub fn rotation(d: &mut Decoder<'_>, node: &Node) -> Option<RotationModel> {
         algorithms.dedup();
         Some(algorithms)
     });
-    let at = fields.key("publish_for").or(fields.key("every")).unwrap_or(node.at);
+    let (at_every, at_publish_for) = (fields.key("every"), fields.key("publish_for"));
     fields.finish(d);
-    Some(RotationModel { at, secret_file: secret_file?, every, publish_for, algorithms })
+    Some(RotationModel {
+        every_at: at_every.or(at_publish_for).unwrap_or(node.at),
+        publish_for_at: at_publish_for.or(at_every).unwrap_or(node.at),
+        secret_file: secret_file?,
+        every,
+        publish_for,
+        algorithms,
+    })
 }
 
 pub fn signing_keys(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<KeyModel>> {

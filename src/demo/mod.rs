@@ -285,10 +285,13 @@ impl Tour<'_> {
         ] {
             say(&format!("  {}\n", self.command("acme", &arguments)));
         }
-        for arguments in ["device unblock acme-device-1", "device list", "trust list", "help"] {
+        for arguments in ["device unblock acme-device-1", "device list", "trust list"] {
             if let Ok(command) = self.operators_command(arguments) {
                 say(&format!("  {command}\n"));
             }
+        }
+        if let Ok(program) = std::env::current_exe() {
+            say(&format!("  {} help\n", program.display()));
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PRAGMA, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, Method};
 use pingora_error::Result;
@@ -28,6 +29,8 @@ pub struct Answer {
     content_type: &'static str,
     body: Bytes,
     header: Option<(HeaderName, &'static str)>,
+    /// An access token of OAuth: `Pragma` too (RFC 6749 §5.1).
+    pragma: bool,
     /// The connection ends with this answer.
     pub close: bool,
 }
@@ -39,20 +42,32 @@ impl Answer {
             ResponseType::Json => JSON,
         };
         let header = Some((CACHE_CONTROL, "no-store"));
-        Answer { status: 200, content_type, body, header, close: false }
+        Answer { status: 200, content_type, body, header, pragma: false, close: false }
+    }
+
+    /// RFC 6749 §5.1.
+    pub fn access_token(body: Bytes) -> Answer {
+        Answer { pragma: true, ..Answer::token(ResponseType::Json, body) }
     }
 
     /// The tenant's keys. A verifier may keep them as long as a new key is published before
     /// its first use.
     pub fn jwks(body: Bytes) -> Answer {
         let header = Some((CACHE_CONTROL, "public, max-age=300"));
-        Answer { status: 200, content_type: "application/jwk-set+json", body, header, close: false }
+        Answer {
+            status: 200,
+            content_type: "application/jwk-set+json",
+            body,
+            header,
+            pragma: false,
+            close: false,
+        }
     }
 
     /// Metadata of the authorization server (RFC 8414 §3.2).
     pub fn metadata(body: Bytes) -> Answer {
         let header = Some((CACHE_CONTROL, "public, max-age=300"));
-        Answer { status: 200, content_type: JSON, body, header, close: false }
+        Answer { status: 200, content_type: JSON, body, header, pragma: false, close: false }
     }
 
     /// RFC 6749 §5.2.
@@ -63,7 +78,29 @@ impl Answer {
             content_type: JSON,
             body: error.body(),
             header,
+            pragma: true,
             close: false,
+        }
+    }
+
+    /// A refusal in the words of RFC 6749 §5.2, with the status that says the same elsewhere.
+    pub fn oauth_refusal(refusal: Refusal) -> Answer {
+        let (status, message) = (refusal.http_status(), refusal.public_message());
+        let error = match status {
+            403 => "unauthorized_client",
+            // RFC 6749 §4.1.2.1 has the word for it, if for another endpoint.
+            500.. => "temporarily_unavailable",
+            _ => "invalid_client",
+        };
+        let body = format!(r#"{{"error":"{error}","error_description":"{message}"}}"#);
+        let header = Some((CACHE_CONTROL, "no-store"));
+        Answer {
+            status,
+            content_type: JSON,
+            body: body.into(),
+            header,
+            pragma: true,
+            close: status == 401,
         }
     }
 
@@ -124,6 +161,9 @@ impl Answer {
         if let Some((name, value)) = self.header {
             header.insert_header(name, value)?;
         }
+        if self.pragma {
+            header.insert_header(PRAGMA, "no-cache")?;
+        }
         if self.status >= 400 {
             header.insert_header(X_REQUEST_ID, request_id)?;
         }
@@ -142,7 +182,14 @@ impl Answer {
         let info =
             if request_id.is_empty() { String::new() } else { format!("Request {request_id}") };
         let body = format!(r#"{{"error":"{name}","message":"{message}","info":"{info}"}}"#);
-        Answer { status, content_type: ERROR_TYPE, body: body.into(), header: None, close: false }
+        Answer {
+            status,
+            content_type: ERROR_TYPE,
+            body: body.into(),
+            header: None,
+            pragma: false,
+            close: false,
+        }
     }
 }
 

@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 
-use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Method};
 use pingora_http::RequestHeader;
 
 use crate::gate::{AuthenticatedDevice, ClientIdentity};
-use crate::names::ServerName;
+use crate::names::{ServerName, ServerPattern};
 use crate::refusal::{Refusal, Refused};
 use crate::tenant::{ClientCertificateMode, Tenant, TenantDirectory, TenantEntry, TokenSource};
-use crate::token::ResponseType;
 use crate::trust::Verdict;
 use crate::upstream::parse_chain_header;
 
@@ -32,12 +29,16 @@ pub enum Decision {
         by_token_endpoint: bool,
     },
     /// A token request of OAuth: its body is to be read for [`oauth_token`].
-    OauthToken(AuthenticatedDevice),
+    OauthForm,
     Forward,
     Refuse {
         refused: Refused,
         by_token_endpoint: bool,
         close: bool,
+    },
+    /// The same in the words of OAuth.
+    RefuseOauth {
+        refused: Refused,
     },
 }
 
@@ -58,13 +59,22 @@ pub async fn judge(edge: &Arc<Edge>, connection: &Connection) -> Result<Arc<Judg
             "the chain's validity ended while the connection was open",
         ));
     }
-    if judged.generation == edge.generation_number() {
+    let pin_stands = match &judged.identity {
+        ClientIdentity::Verified(chain) => edge.gate.pin_stands(&judged.tenant, chain),
+        ClientIdentity::Anonymous | ClientIdentity::Undecided => true,
+    };
+    if judged.generation == edge.generation_number() && pin_stands {
         return Ok(judged);
     }
     let generation = edge.generation();
     let tenant =
         still_serves(&generation.directory, &judged.tenant, established.server_name.as_ref())?;
-    let identity = if Arc::ptr_eq(&tenant, &judged.tenant) {
+    // A verified chain follows from nothing but the trust: a change of keys or options takes
+    // nobody's identity, nor the chain that a header has completed.
+    let same_trust = tenant.trust.epoch() == judged.tenant.trust.epoch();
+    let verified = matches!(judged.identity, ClientIdentity::Verified(_));
+    let unchanged = Arc::ptr_eq(&tenant, &judged.tenant) || (same_trust && verified);
+    let identity = if unchanged && pin_stands {
         judged.identity.clone()
     } else {
         let verdict = match established.chain.is_empty() {
@@ -139,6 +149,13 @@ pub async fn decide(
     }
     let target = target(request.uri.path(), oauth_issuer.is_some());
     match target {
+        // A node that has not heard of the others for too long may lack a key that they sign with.
+        Target::Jwks if judged.tenant.managed_keys && !edge.gate.registry().fresh() => {
+            return refuse(Refused::new(
+                Refusal::RegistryUnavailable,
+                "the registry has not been read for registry.max_staleness: the keys may be old",
+            ));
+        }
         Target::Jwks if request.method == Method::GET || request.method == Method::HEAD => {
             return Decision::Answer {
                 answer: Answer::jwks(judged.tenant.keys.jwks()),
@@ -171,7 +188,7 @@ pub async fn decide(
     }
     match (target, &judged.identity) {
         (Target::Token, _) => token(edge, connection, judged, request, request_id).await,
-        (Target::OauthToken, identity) => oauth_client(edge, judged, identity, request).await,
+        (Target::OauthToken, identity) => oauth_form(identity, request),
         (_, ClientIdentity::Verified(chain)) => {
             if let Err(refused) = bearer(edge, judged, Some(chain.leaf_sha256()), request) {
                 return refuse(refused);
@@ -267,9 +284,12 @@ async fn token(
             edge.gate.token(tenant, &device).map(|issued| issued.token.body().clone())
         }
         TokenSource::Platform => {
-            let authority = authority_value(connection, request);
-            let metrics = &edge.metrics;
-            edge.relay.token(&device, connection, judged, &authority, request_id, metrics).await
+            let (name, metrics) = (platform_name(connection, tenant), &edge.metrics);
+            let relay = edge.relay.token(&device, connection, judged, name, request_id, metrics);
+            match relay.await {
+                Ok(body) => is_still(edge, connection, &device).await.map(|()| body),
+                Err(refused) => Err(refused),
+            }
         }
     };
     match body {
@@ -278,12 +298,16 @@ async fn token(
     }
 }
 
-/// As whom the platform is asked: the name that the device asked for.
-fn authority_value(connection: &Connection, request: &RequestHeader) -> HeaderValue {
-    let name = connection.established().and_then(|established| established.server_name.as_ref());
-    let from_request = || request.headers.get(HOST).cloned();
-    let from_name = name.and_then(|name| HeaderValue::from_str(name.as_str()).ok());
-    from_request().or(from_name).unwrap_or(HeaderValue::from_static("localhost"))
+/// As whom the platform is asked: by the name that the device asked for, else by the tenant's.
+fn platform_name<'a>(connection: &'a Connection, tenant: &'a Tenant) -> &'a str {
+    let asked = connection.established().and_then(|established| established.server_name.as_ref());
+    let own = || {
+        tenant.server_names.iter().find_map(|pattern| match pattern {
+            ServerPattern::Exact(name) => Some(name),
+            ServerPattern::Wildcard(_) => None,
+        })
+    };
+    asked.or_else(own).map_or("localhost", ServerName::as_str)
 }
 
 /// Where OAuth is on: the issuer of its tokens.
@@ -291,17 +315,8 @@ fn oauth_issuer(tenant: &Tenant) -> Option<&str> {
     tenant.tokens.as_ref()?.oauth_issuer.as_deref()
 }
 
-/// The client of an OAuth token request: the device that the certificate proves.
-async fn oauth_client(
-    edge: &Edge,
-    judged: &Judged,
-    identity: &ClientIdentity,
-    request: &RequestHeader,
-) -> Decision {
-    let oauth_error = |error: OauthError| Decision::Answer {
-        answer: Answer::oauth_error(error),
-        by_token_endpoint: true,
-    };
+/// Whether the body of an OAuth token request is worth reading.
+fn oauth_form(identity: &ClientIdentity, request: &RequestHeader) -> Decision {
     if request.method != Method::POST {
         let answer = Answer::method_not_allowed("POST");
         return Decision::Answer { answer, by_token_endpoint: true };
@@ -309,33 +324,66 @@ async fn oauth_client(
     if request.headers.contains_key(EXPECT) {
         return oauth_error(OauthError::InvalidRequest("Expect is not supported here"));
     }
-    let ClientIdentity::Verified(chain) = identity else {
-        return oauth_error(OauthError::InvalidClient("no client certificate"));
-    };
-    match edge.gate.authenticate(&judged.tenant, chain).await {
-        Ok(device) => Decision::OauthToken(device),
-        Err(refused) => Decision::Refuse { refused, by_token_endpoint: true, close: false },
+    match identity {
+        ClientIdentity::Verified(_) => Decision::OauthForm,
+        ClientIdentity::Anonymous | ClientIdentity::Undecided => {
+            oauth_error(OauthError::InvalidClient("no client certificate"))
+        }
     }
 }
 
-/// Answers a token request of OAuth, once its body is there.
-pub fn oauth_token(
-    edge: &Edge,
-    judged: &Judged,
+/// The platform may have taken seconds to answer: whoever is blocked or no longer trusted by
+/// then gets nothing of it.
+async fn is_still(
+    edge: &Arc<Edge>,
+    connection: &Connection,
     device: &AuthenticatedDevice,
+) -> Result<(), Refused> {
+    let judged = judge(edge, connection).await?;
+    let ClientIdentity::Verified(chain) = &judged.identity else {
+        return Err(Refused::new(Refusal::CertificateMissing, "no longer verified"));
+    };
+    let now = edge.gate.authenticate(&judged.tenant, chain).await?;
+    if now.id() != device.id() {
+        return Err(Refused::new(
+            Refusal::DeviceUnknown,
+            "the certificate came to name another device while its token was fetched",
+        ));
+    }
+    Ok(())
+}
+
+/// Answers a token request of OAuth, once its body is there. Everything is asked now: the body
+/// may have taken its time.
+pub async fn oauth_token(
+    edge: &Arc<Edge>,
+    connection: &Connection,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Decision {
-    if let Err(error) = oauth::check(headers, body, device.id()) {
-        return Decision::Answer { answer: Answer::oauth_error(error), by_token_endpoint: true };
-    }
-    match edge.gate.access_token(&judged.tenant, device) {
-        Ok(issued) => Decision::Answer {
-            answer: Answer::token(ResponseType::Json, issued.body()),
+    let issued = async {
+        let judged = judge(edge, connection).await?;
+        let ClientIdentity::Verified(chain) = &judged.identity else {
+            return Ok(Err(OauthError::InvalidClient("no client certificate")));
+        };
+        let device = edge.gate.authenticate(&judged.tenant, chain).await?;
+        if let Err(error) = oauth::check(headers, body, device.id()) {
+            return Ok(Err(error));
+        }
+        edge.gate.access_token(&judged.tenant, &device).map(Ok)
+    };
+    match issued.await {
+        Ok(Ok(issued)) => Decision::Answer {
+            answer: Answer::access_token(issued.body()),
             by_token_endpoint: true,
         },
-        Err(refused) => Decision::Refuse { refused, by_token_endpoint: true, close: false },
+        Ok(Err(error)) => oauth_error(error),
+        Err(refused) => Decision::RefuseOauth { refused },
     }
+}
+
+fn oauth_error(error: OauthError) -> Decision {
+    Decision::Answer { answer: Answer::oauth_error(error), by_token_endpoint: true }
 }
 
 /// Holds the bearer token of a request that would be forwarded against the tenant's rule.

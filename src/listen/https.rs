@@ -120,18 +120,27 @@ impl ProxyHttp for Front {
         let request = session.req_header();
         let mut decision = decide(&self.edge, &connection, &mut judged, request, id.as_str()).await;
         ctx.judged = Some(judged.clone());
-        if let Decision::OauthToken(device) = decision {
+        if let Decision::OauthForm = decision {
             let Some(form) = read_form(session).await? else {
                 ctx.answered = Answered::Token;
                 let refused = Refused::new(Refusal::TooLarge, "the form has more than 8 KiB");
-                return self.refuse(session, ctx, refused, true).await;
+                // Over h2 the rest of the body ends with the stream.
+                let close = !session.is_http2();
+                return self.refuse(session, ctx, refused, close).await;
             };
             let headers = &session.req_header().headers;
-            decision = oauth_token(&self.edge, &judged, &device, headers, &form);
+            decision = oauth_token(&self.edge, &connection, headers, &form).await;
         }
         match decision {
             // Settled above.
-            Decision::OauthToken(_) => Ok(true),
+            Decision::OauthForm => Ok(true),
+            Decision::RefuseOauth { refused } => {
+                ctx.answered = Answered::Token;
+                judged.tenant.metrics.token(TokenResult::Refused);
+                let answer = Answer::oauth_refusal(refused.refusal);
+                ctx.refused = Some(refused);
+                self.answer(session, ctx, answer).await
+            }
             Decision::Forward => {
                 let limit = judged.tenant.limits.body_bytes;
                 if announced_bytes(session.req_header()).is_some_and(|bytes| bytes > limit) {
@@ -239,10 +248,7 @@ impl ProxyHttp for Front {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let (Some(picked), Some(judged)) = (ctx.picked.take(), &ctx.judged) {
-            // A fault of this machine (no descriptor, no port) says nothing about the server.
-            if server_fault(error.etype()) {
-                picked.failed();
-            }
+            picked.not_connected(error.etype());
             ctx.upstream_asked = None;
             ctx.tried.push(picked.index());
             let pool = &judged.tenant.upstream;
@@ -483,19 +489,6 @@ fn device_gone(error: &Error) -> bool {
             error.etype(),
             ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
         )
-}
-
-fn server_fault(error: &ErrorType) -> bool {
-    matches!(
-        error,
-        ErrorType::ConnectTimedout
-            | ErrorType::ConnectRefused
-            | ErrorType::ConnectNoRoute
-            | ErrorType::TLSHandshakeFailure
-            | ErrorType::TLSHandshakeTimedout
-            | ErrorType::InvalidCert
-            | ErrorType::HandshakeError
-    )
 }
 
 /// What an error of Pingora's means to the device.

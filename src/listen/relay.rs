@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Method};
+use http::uri::Scheme;
+use http::{HeaderValue, Method, Uri, Version};
 use pingora_core::connectors::http::Connector;
-use pingora_error::Error;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_error::{Error, ErrorType, OrErr};
 use pingora_http::RequestHeader;
 use serde::Deserialize;
 
@@ -17,7 +19,7 @@ use crate::gate::AuthenticatedDevice;
 use crate::metrics::{Metrics, TokenResult};
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Relayed, RelayedTokens};
-use crate::upstream::Pool;
+use crate::upstream::{Picked, Pool};
 
 use super::connection::{Connection, Judged};
 use super::forward;
@@ -42,8 +44,8 @@ pub struct Relay {
 
 /// What the platform said.
 enum Fetched {
-    /// Status 200, with the whole body.
-    Token(Bytes),
+    /// Status 200, with the whole body, and the token in it.
+    Token(Bytes, String),
     /// It answers, and not with a token for this device.
     Refused(u16),
     /// It does not answer, or says that it cannot now.
@@ -67,26 +69,33 @@ impl Relay {
         device: &AuthenticatedDevice,
         connection: &Connection,
         judged: &Judged,
-        authority: &HeaderValue,
+        authority: &str,
         request_id: &str,
         metrics: &Metrics,
     ) -> Result<Bytes, Refused> {
         let tenant = &judged.tenant;
         let epoch = tenant.trust.epoch();
         let current = || {
-            self.tokens.get(&tenant.id, device.id(), device.leaf_sha256(), epoch, self.clock.now())
+            let (leaf, now) = (device.leaf_sha256(), self.clock.now());
+            self.tokens.get(&tenant.id, device.id(), authority, leaf, epoch, now)
         };
         if let Relayed::Fresh(token) = current() {
             tenant.metrics.token(TokenResult::Reissued);
             return Ok(token.body().clone());
         }
         let asked = async {
-            let flight = self.tokens.flight(&tenant.id, device.id()).ok_or_else(|| {
-                Refused::new(
-                    Refusal::Overloaded,
-                    "too many requests wait for the platform's tokens",
-                )
-            })?;
+            let Some(flight) = self.tokens.flight(&tenant.id, device.id()) else {
+                // Whoever flies brings a new one; until then the current one is good.
+                return match current() {
+                    Relayed::Fresh(token) | Relayed::Stale(token) => {
+                        Ok((token.body().clone(), TokenResult::Reissued))
+                    }
+                    Relayed::None => Err(Refused::new(
+                        Refusal::Overloaded,
+                        "too many requests wait for the platform's tokens",
+                    )),
+                };
+            };
             let _turn = flight.start().await;
             // Whoever had the turn before may have brought it.
             let stale = match current() {
@@ -97,14 +106,15 @@ impl Relay {
             let request = request(connection, judged, authority, request_id, metrics)
                 .map_err(|error| unavailable(&error))?;
             match self.fetch(&tenant.upstream, &request).await {
-                Fetched::Token(body) => {
+                Fetched::Token(body, jwt) => {
                     self.tokens.put(
                         &tenant.id,
                         device.id(),
+                        authority,
                         device.leaf_sha256(),
                         epoch,
                         body.clone(),
-                        jwt(&body).as_deref(),
+                        Some(&jwt),
                         self.clock.now(),
                     );
                     Ok((body, TokenResult::Issued))
@@ -144,8 +154,23 @@ impl Relay {
             Refused::new(Refusal::UpstreamUnavailable, "no server of the upstream is up");
         while tried.len() <= pool.settings().retries {
             let Some(picked) = pool.pick(&tried) else { break };
-            match self.ask(&picked.peer(), request, pool.settings().timeouts.idle).await {
-                Ok((200, body)) => return Fetched::Token(body),
+            let idle = pool.settings().timeouts.idle;
+            let mut answer = self.ask(&picked, request, idle).await;
+            if matches!(&answer, Err(Unanswered { on_reused: true, .. })) {
+                // The server had closed a connection that was kept: it says nothing of the
+                // server. Nothing but a token was asked for, so to ask again is safe.
+                answer = self.ask(&picked, request, idle).await;
+            }
+            match answer {
+                Ok((200, body)) => match jwt(&body) {
+                    Some(jwt) => return Fetched::Token(body, jwt),
+                    None => {
+                        last = Refused::new(
+                            Refusal::UpstreamUnavailable,
+                            "the platform answered 200 without a token in the field accessToken",
+                        );
+                    }
+                },
                 Ok((status @ 500.., _)) | Ok((status @ 429, _)) => {
                     pool.metrics().failed();
                     last = Refused::new(
@@ -154,8 +179,7 @@ impl Relay {
                     );
                 }
                 Ok((status, _)) => return Fetched::Refused(status),
-                Err(error) => {
-                    picked.failed();
+                Err(Unanswered { error, .. }) => {
                     pool.metrics().failed();
                     last = unavailable(&error);
                 }
@@ -167,51 +191,100 @@ impl Relay {
 
     async fn ask(
         &self,
-        peer: &pingora_core::upstreams::peer::HttpPeer,
+        picked: &Picked,
         request: &RequestHeader,
         idle: Duration,
-    ) -> Result<(u16, Bytes), Box<Error>> {
-        let (mut session, _) = self.connector.get_http_session(peer).await?;
-        session.write_request_header(Box::new(request.clone())).await?;
-        session.finish_request_body().await?;
-        loop {
-            session.read_response_header().await?;
-            let informational =
-                session.response_header().is_some_and(|header| header.status.is_informational());
-            if !informational {
-                break;
-            }
-        }
-        let status = session.response_header().map_or(0, |header| header.status.as_u16());
-        let mut body = BytesMut::new();
-        while let Some(part) = session.read_response_body().await? {
-            if body.len() + part.len() > MAX_ANSWER {
-                return Error::e_explain(
-                    pingora_error::ErrorType::InvalidHTTPHeader,
-                    "the answer to the request for the token is larger than 64 KiB",
-                );
-            }
-            body.extend_from_slice(&part);
-        }
-        self.connector.release_http_session(session, peer, Some(idle)).await;
-        Ok((status, body.freeze()))
+    ) -> Result<(u16, Bytes), Unanswered> {
+        let peer = picked.peer();
+        let connected = self.connector.get_http_session(&*peer).await;
+        let (mut session, reused) = connected.map_err(|error| {
+            picked.not_connected(error.etype());
+            Unanswered { error, on_reused: false }
+        })?;
+        // The connector itself knows the timeouts of connecting only.
+        session.set_read_timeout(peer.options.read_timeout);
+        session.set_write_timeout(peer.options.write_timeout);
+        let answer = exchange(&mut session, request, peer.is_tls()).await;
+        let answer = answer.map_err(|error| Unanswered {
+            // A server that hangs would hang again.
+            on_reused: reused && *error.etype() != ErrorType::ReadTimedout,
+            error,
+        })?;
+        self.connector.release_http_session(session, &*peer, Some(idle)).await;
+        Ok(answer)
     }
+}
+
+/// No answer of a server.
+struct Unanswered {
+    error: Box<Error>,
+    /// On a connection that had been kept from an earlier request.
+    on_reused: bool,
+}
+
+/// Sends the request and reads the whole answer.
+async fn exchange(
+    session: &mut HttpSession,
+    request: &RequestHeader,
+    tls: bool,
+) -> Result<(u16, Bytes), Box<Error>> {
+    let mut header = Box::new(request.clone());
+    if session.as_http2().is_some() {
+        for_http2(&mut header, tls)?;
+    }
+    session.write_request_header(header).await?;
+    session.finish_request_body().await?;
+    loop {
+        session.read_response_header().await?;
+        let informational =
+            session.response_header().is_some_and(|header| header.status.is_informational());
+        if !informational {
+            break;
+        }
+    }
+    let status = session.response_header().map_or(0, |header| header.status.as_u16());
+    let mut body = BytesMut::new();
+    while let Some(part) = session.read_response_body().await? {
+        if body.len() + part.len() > MAX_ANSWER {
+            return Error::e_explain(
+                ErrorType::InvalidHTTPHeader,
+                "the answer to the request for the token is larger than 64 KiB",
+            );
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok((status, body.freeze()))
 }
 
 /// What the platform is asked: as the device would, with what the edge knows of it.
 fn request(
     connection: &Connection,
     judged: &Judged,
-    authority: &HeaderValue,
+    authority: &str,
     request_id: &str,
     metrics: &Metrics,
 ) -> Result<RequestHeader, Box<Error>> {
     let mut request = RequestHeader::build(Method::POST, TOKEN_PATH.as_bytes(), Some(8))?;
-    request.insert_header(HOST, authority.clone())?;
+    request.insert_header(HOST, authority)?;
     request.insert_header(ACCEPT, "application/json")?;
     request.insert_header(CONTENT_LENGTH, "0")?;
     forward::rewrite(&mut request, connection, judged, request_id, metrics)?;
     Ok(request)
+}
+
+/// Turns `Host` into `:authority` (RFC 9113 §8.3.1), which Pingora's proxy does by itself and
+/// its connector does not.
+fn for_http2(request: &mut RequestHeader, tls: bool) -> Result<(), Box<Error>> {
+    let host = request.remove_header(&HOST);
+    let uri = Uri::builder()
+        .scheme(if tls { Scheme::HTTPS } else { Scheme::HTTP })
+        .authority(host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default())
+        .path_and_query(TOKEN_PATH)
+        .build()
+        .or_err(ErrorType::InvalidHTTPHeader, "the authority of a token request")?;
+    request.set_uri(uri);
+    request.set_version(Version::HTTP_2);
+    Ok(())
 }
 
 /// The token in the platform's answer.
@@ -221,12 +294,17 @@ fn jwt(body: &[u8]) -> Option<String> {
         #[serde(rename = "accessToken")]
         access_token: String,
     }
-    serde_json::from_slice::<Body>(body).ok().map(|body| body.access_token)
+    let body = serde_json::from_slice::<Body>(body).ok()?;
+    (!body.access_token.is_empty()).then_some(body.access_token)
 }
 
 fn unavailable(error: &Error) -> Refused {
+    let refusal = match error.etype() {
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::UpstreamTimeout,
+        _ => Refusal::UpstreamUnavailable,
+    };
     Refused::new(
-        Refusal::UpstreamUnavailable,
+        refusal,
         format!("the platform could not be asked for the token: {}", error.etype().as_str()),
     )
 }

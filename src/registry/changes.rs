@@ -10,15 +10,18 @@ use super::audit::Entry;
 use super::connection::{Connection, Transaction, Value, rows_of};
 use super::text::{option_name, to_hex};
 use super::{
-    Actor, AnchorRecord, Change, DeviceOutcome, DeviceStatus, KeyRow, MAX_ANCHORS, MAX_OPTIONS,
-    MAX_PINS, MAX_REVOCATIONS, MAX_SIGNING_KEYS, Outcome, Possession, Registered, RegisteredBy,
-    Registration, StoreFault,
+    AUDIT_KEPT, Actor, AnchorRecord, Change, DeviceOutcome, DeviceStatus, KeyRow, MAX_ANCHORS,
+    MAX_OPTIONS, MAX_PINS, MAX_REVOCATIONS, MAX_SIGNING_KEYS, Outcome, PossessionStep, Registered,
+    RegisteredBy, Registration, StoreFault,
 };
 use crate::clock::UnixSeconds;
 use crate::names::{DeviceId, TenantId};
 
 /// How long a deletion is told to nodes that were away; after that they load everything.
 const DELETIONS_KEPT: i64 = 24 * 60 * 60;
+
+/// The most rows of the audit trail that one change removes.
+const AUDIT_PRUNED: i64 = 1000;
 
 /// Rows of one INSERT: SQLite takes 32,766 values in one statement.
 const ROWS: usize = 1000;
@@ -175,18 +178,24 @@ impl Writing<'_> {
                 let deleted = self.inside.execute(sql, &values).await?;
                 self.deleted(deleted, "anchor", tenant.as_str(), &sha256).await
             }
-            Change::SetPossession { tenant, sha256, possession } => {
-                let Possession { confirmed, code, usable_until } = possession;
-                let sql = "UPDATE anchors SET possession_confirmed = $3, possession_code = $4,
-                               possession_until = $5, version = $6
+            Change::SetPossession { tenant, sha256, step } => {
+                let (confirmed, code, usable_until) = match step {
+                    PossessionStep::NewCode { code, usable_until } => {
+                        (None, Some(code.as_str()), *usable_until)
+                    }
+                    PossessionStep::Signed | PossessionStep::Vouched => (Some(1), None, 0),
+                };
+                let sql = "UPDATE anchors
+                           SET possession_confirmed = COALESCE($3, possession_confirmed),
+                               possession_code = $4, possession_until = $5, version = $6
                            WHERE tenant = $1 AND sha256 = $2";
                 let sha256 = to_hex(sha256);
                 let values: [Value<'_>; 6] = [
                     tenant.as_str().into(),
                     (&sha256).into(),
-                    (*confirmed).into(),
-                    Value::Text(code.as_deref()),
-                    (*usable_until).into(),
+                    Value::Int(confirmed),
+                    Value::Text(code),
+                    usable_until.into(),
                     self.version.into(),
                 ];
                 found(self.inside.execute(sql, &values).await?)
@@ -547,6 +556,11 @@ impl Writing<'_> {
             (&entry.detail).into(),
         ];
         self.inside.execute(sql, &values).await?;
+        // Some with each change, so that none has to remove all that has become old.
+        let sql = "DELETE FROM audit WHERE id IN
+                       (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)";
+        let old = self.at.saturating_sub(AUDIT_KEPT);
+        self.inside.execute(sql, &[old.into(), AUDIT_PRUNED.into()]).await?;
         Ok(())
     }
 }

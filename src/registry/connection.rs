@@ -48,6 +48,8 @@ impl From<bool> for Value<'_> {
 /// A statement's text: written in the source, or made by [`rows_of`].
 pub(super) trait Sql {
     fn text(self) -> SqlStr;
+    /// The same for SQLite.
+    fn sqlite_text(self) -> SqlStr;
     /// Whether the engine should remember it prepared.
     const KEPT: bool;
 }
@@ -56,6 +58,9 @@ impl Sql for &'static str {
     fn text(self) -> SqlStr {
         self.into_sql_str()
     }
+    fn sqlite_text(self) -> SqlStr {
+        self.text()
+    }
     const KEPT: bool = true;
 }
 
@@ -63,6 +68,21 @@ impl Sql for String {
     fn text(self) -> SqlStr {
         // Every value is bound: what is put together here is placeholders alone.
         AssertSqlSafe(self).into_sql_str()
+    }
+    /// `?` alone, since the values stand in their order: to SQLite `$1` is a name, and it looks
+    /// each name up among all others, which are thousands here.
+    fn sqlite_text(self) -> SqlStr {
+        let mut text = String::with_capacity(self.len());
+        for (index, part) in self.split('$').enumerate() {
+            match index {
+                0 => text.push_str(part),
+                _ => {
+                    text.push('?');
+                    text.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+                }
+            }
+        }
+        text.text()
     }
     const KEPT: bool = false;
 }
@@ -83,9 +103,12 @@ pub(super) enum Connection {
     Postgres(PgConnection),
 }
 
-/// Undone when it is dropped without a commit.
+/// Dropped without a commit, it is undone: PostgreSQL's at once, SQLite's by
+/// [`Connection::undo`].
 pub(super) enum Transaction<'c> {
-    Sqlite(sqlx::Transaction<'c, Sqlite>),
+    /// Not sqlx's own: SQLite ends a transaction by itself where the disk fails it, and sqlx
+    /// would count it as open for ever.
+    Sqlite(&'c mut SqliteConnection),
     Postgres(sqlx::Transaction<'c, Postgres>),
 }
 
@@ -108,8 +131,8 @@ impl Row {
 
 /// Either engine's query with its values.
 macro_rules! query {
-    ($sql:ident: $type:ident, $values:ident) => {{
-        let mut query = sqlx::query($sql.text()).persistent($type::KEPT);
+    ($text:expr, $type:ident, $values:ident) => {{
+        let mut query = sqlx::query($text).persistent($type::KEPT);
         for value in $values {
             query = match *value {
                 Value::Text(text) => query.bind(text),
@@ -127,18 +150,34 @@ impl Connection {
             // IMMEDIATE takes the write lock at once; a lock that is taken by the first
             // statement could fail without waiting where another process has just written.
             Connection::Sqlite(connection) => {
-                Transaction::Sqlite(connection.begin_with("BEGIN IMMEDIATE").await?)
+                told(connection, "BEGIN IMMEDIATE").await?;
+                Transaction::Sqlite(connection)
             }
+            // Said, because a database may have another default, under which a writer that
+            // has waited for another one fails.
             Connection::Postgres(connection) => {
-                Transaction::Postgres(answered(connection.begin()).await?)
+                let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+                Transaction::Postgres(answered(connection.begin_with(begin)).await?)
             }
         })
+    }
+
+    /// Ends what a failure has left open. Where there is nothing, nothing happens.
+    pub(super) async fn undo(&mut self) {
+        if let Connection::Sqlite(connection) = self {
+            // Fails where SQLite has undone it; where the disk still fails, so does the next
+            // BEGIN, and this is tried again.
+            let _ = told(connection, "ROLLBACK").await;
+        }
     }
 
     /// For reading: every statement sees the same state.
     pub(super) async fn snapshot(&mut self) -> Result<Transaction<'_>, StoreFault> {
         Ok(match self {
-            Connection::Sqlite(connection) => Transaction::Sqlite(connection.begin().await?),
+            Connection::Sqlite(connection) => {
+                told(connection, "BEGIN").await?;
+                Transaction::Sqlite(connection)
+            }
             Connection::Postgres(connection) => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
                 Transaction::Postgres(answered(connection.begin_with(begin)).await?)
@@ -164,10 +203,10 @@ impl Connection {
     ) -> Result<u64, StoreFault> {
         Ok(match self {
             Connection::Sqlite(connection) => {
-                query!(sql: S, values).execute(connection).await?.rows_affected()
+                query!(sql.sqlite_text(), S, values).execute(connection).await?.rows_affected()
             }
             Connection::Postgres(connection) => {
-                answered(query!(sql: S, values).execute(connection)).await?.rows_affected()
+                answered(query!(sql.text(), S, values).execute(connection)).await?.rows_affected()
             }
         })
     }
@@ -200,10 +239,12 @@ impl Transaction<'_> {
     ) -> Result<u64, StoreFault> {
         Ok(match self {
             Transaction::Sqlite(inside) => {
-                query!(sql: S, values).execute(&mut **inside).await?.rows_affected()
+                query!(sql.sqlite_text(), S, values).execute(&mut **inside).await?.rows_affected()
             }
             Transaction::Postgres(inside) => {
-                answered(query!(sql: S, values).execute(&mut **inside)).await?.rows_affected()
+                answered(query!(sql.text(), S, values).execute(&mut **inside))
+                    .await?
+                    .rows_affected()
             }
         })
     }
@@ -214,7 +255,7 @@ impl Transaction<'_> {
     /// [`StoreFault::Commit`]: it may be durable or undone.
     pub(super) async fn commit(self) -> Result<(), StoreFault> {
         let committed = match self {
-            Transaction::Sqlite(inside) => inside.commit().await.map_err(StoreFault::from),
+            Transaction::Sqlite(inside) => told(inside, "COMMIT").await,
             Transaction::Postgres(inside) => answered(inside.commit()).await,
         };
         committed.map_err(|fault| StoreFault::Commit(Box::new(fault)))
@@ -222,10 +263,15 @@ impl Transaction<'_> {
 
     pub(super) async fn rollback(self) -> Result<(), StoreFault> {
         match self {
-            Transaction::Sqlite(inside) => Ok(inside.rollback().await?),
+            Transaction::Sqlite(inside) => told(inside, "ROLLBACK").await,
             Transaction::Postgres(inside) => answered(inside.rollback()).await,
         }
     }
+}
+
+async fn told(connection: &mut SqliteConnection, what: &'static str) -> Result<(), StoreFault> {
+    sqlx::raw_sql(what).execute(connection).await?;
+    Ok(())
 }
 
 async fn rows_sqlite<S: Sql>(
@@ -233,7 +279,7 @@ async fn rows_sqlite<S: Sql>(
     sql: S,
     values: &[Value<'_>],
 ) -> Result<Vec<Row>, StoreFault> {
-    let rows = query!(sql: S, values).fetch_all(connection).await?;
+    let rows = query!(sql.sqlite_text(), S, values).fetch_all(connection).await?;
     Ok(rows.into_iter().map(Row::Sqlite).collect())
 }
 
@@ -242,7 +288,7 @@ async fn rows_postgres<S: Sql>(
     sql: S,
     values: &[Value<'_>],
 ) -> Result<Vec<Row>, StoreFault> {
-    let rows = answered(query!(sql: S, values).fetch_all(connection)).await?;
+    let rows = answered(query!(sql.text(), S, values).fetch_all(connection)).await?;
     Ok(rows.into_iter().map(Row::Postgres).collect())
 }
 
@@ -258,5 +304,7 @@ mod tests {
     fn placeholders_are_numbered_through() {
         assert_eq!(rows_of(2, 3, 1), "($1, $2, $3), ($4, $5, $6)");
         assert_eq!(rows_of(3, 1, 2), "($2), ($3), ($4)");
+        let text = format!("SELECT {} LIMIT $12", rows_of(1, 2, 1));
+        assert_eq!(text.sqlite_text().as_str(), "SELECT (?, ?) LIMIT ?");
     }
 }

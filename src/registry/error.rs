@@ -62,6 +62,10 @@ pub enum RegistryError {
     #[error("the registry {place} did not answer within {after:?}: {}", .place.using())]
     Timeout { place: Place, after: Duration },
 
+    /// Of questions alone: nothing was asked to be changed.
+    #[error("too many questions wait for the registry {place}: ask again in a moment")]
+    Busy { place: Place },
+
     /// Nothing has been changed.
     #[error("{0}")]
     Unfit(&'static str),
@@ -97,6 +101,12 @@ pub enum StoreFault {
     Commit(Box<StoreFault>),
     #[error("no answer within {0:?}")]
     Silent(Duration),
+    #[error(
+        "{} was deleted, moved or replaced while in use; put it back, or stop portcullis, put a \
+         backup in its place (without the old -wal and -shm) and start it",
+        .0.display()
+    )]
+    Gone(PathBuf),
     #[error("not connected; the next attempt follows soon; the last one failed: {0}")]
     Down(Arc<str>),
 }
@@ -183,7 +193,7 @@ impl StoreFault {
     /// it is, a new one does no harm.
     pub(super) fn loses_connection(&self) -> bool {
         match self {
-            StoreFault::Row(_) | StoreFault::Down(_) => false,
+            StoreFault::Row(_) | StoreFault::Gone(_) | StoreFault::Down(_) => false,
             StoreFault::Commit(fault) => fault.loses_connection(),
             StoreFault::Silent(_) => true,
             // Locks and deadlines that ran out, deadlocks, and constraints.

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::connection::{Connection, Row, Transaction, Value};
-use super::statuses::{Key, key};
+use super::statuses::{News, key};
 use super::text::{OPTION_SEPARATOR, device_id, from_hex, tenant_id};
 use super::{AnchorRecord, AnchorStatus, DeviceStatus, KeyRow, Possession, StoreFault};
 use crate::clock::UnixSeconds;
@@ -24,7 +24,7 @@ const ANCHOR_PAGE: i64 = 500;
 pub struct Feed {
     /// Everything there is: what is not in here is gone.
     pub whole: bool,
-    pub devices: HashMap<Key, Option<DeviceStatus>>,
+    pub devices: News,
     pub pins: HashMap<(TenantId, [u8; 32]), Option<DeviceId>>,
     pub tenants: HashMap<TenantId, TenantFeed>,
     /// By their ids.
@@ -128,7 +128,8 @@ impl Reader {
         let tenant = self.tenant(tenant)?;
         match kind {
             "device" => {
-                self.feed.devices.insert(key(&tenant, &device_id(name)?), None);
+                let key = key(&tenant, &device_id(name)?);
+                self.feed.devices.entry(tenant).or_default().insert(key, None);
             }
             "pin" => {
                 self.feed.pins.insert((tenant, from_hex(name)?), None);
@@ -160,7 +161,8 @@ impl Reader {
             for row in &rows {
                 let tenant = self.tenant(row.get(1)?)?;
                 let status = DeviceStatus::parse(row.get(3)?)?;
-                self.feed.devices.insert(key(&tenant, &device_id(row.get(2)?)?), Some(status));
+                let key = key(&tenant, &device_id(row.get(2)?)?);
+                self.feed.devices.entry(tenant).or_default().insert(key, Some(status));
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::{
     Actor, AnchorRecord, Change, MAX_REGISTRATIONS, MAX_REVOCATIONS_A_CALL, MAX_SIGNING_KEYS,
-    Registration,
+    PossessionStep, Registration,
 };
 use crate::names::TenantId;
 
@@ -38,9 +38,10 @@ pub(super) fn check(actor: &Actor, change: &Change) -> Result<(), &'static str> 
         Change::UpdateAnchor { name, identity, .. } => {
             [name, identity].into_iter().flatten().try_for_each(|part| text(part))
         }
-        Change::SetPossession { possession, .. } => {
-            possession.code.iter().try_for_each(|c| text(c))
-        }
+        Change::SetPossession { step, .. } => match step {
+            PossessionStep::NewCode { code, .. } => text(code),
+            PossessionStep::Signed | PossessionStep::Vouched => Ok(()),
+        },
         Change::AddRevocations { serials, .. } => {
             if serials.len() > MAX_REVOCATIONS_A_CALL {
                 return Err("one change revokes at most 5000 serial numbers");

@@ -1,10 +1,11 @@
 //! The engine for many nodes: a PostgreSQL database that they share.
 //!
-//! One connection asks and writes; where it is lost, it is made anew with growing pauses, and
+//! One connection writes and polls; where it is lost, it is made anew with growing pauses, and
 //! the data path lives on from memory meanwhile. A second one hears (LISTEN) that another
 //! node has written. Nothing depends on it but how soon that is noticed: the store is polled
-//! all the same.
+//! all the same. A third one answers operators' questions; it is made with the first of them.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::changes::CHANNEL;
 use super::error::Place;
-use super::schema::MIGRATIONS;
+use super::schema;
 use super::{RegistryError, StoreFault};
 
 /// To connect: less than the deadline of a caller, so that the caller learns the reason.
@@ -34,9 +35,21 @@ const SILENCE: Duration = Duration::from_secs(300);
 
 /// How long the server tries: a little less than this side waits. A transaction that this
 /// side left open holds up every other node.
-const SESSION: &str = "SET statement_timeout = '5s';
+///
+/// A database may be set up not to wait for its disk at a commit: what was answered would be
+/// lost with the server.
+const SESSION: &str = "SELECT set_config('synchronous_commit', 'on', false)
+         WHERE current_setting('synchronous_commit') = 'off';
+     SET statement_timeout = '5s';
      SET lock_timeout = '1500ms';
      SET idle_in_transaction_session_timeout = '10s'";
+
+/// Of the connection that answers questions: each statement ends before the question's
+/// deadline, so that none runs on for nobody.
+const READING: &str = "SET statement_timeout = '4s';
+     SET lock_timeout = '1500ms';
+     SET idle_in_transaction_session_timeout = '10s';
+     SET default_transaction_read_only = on";
 
 /// What PostgreSQL's URL may say after `?`. Anything else would be left out without a word
 /// to the operator.
@@ -67,6 +80,8 @@ pub(super) struct Postgres {
     /// Tells one run of one server from every other.
     server: Option<String>,
     failed: Option<Failed>,
+    /// What each new connection is told first.
+    session: &'static str,
 }
 
 struct Failed {
@@ -76,6 +91,14 @@ struct Failed {
 }
 
 impl Postgres {
+    /// By what the url says, and the environment where the url leaves it open.
+    pub(super) fn leaves_the_machine(&self) -> bool {
+        let host = self.options.get_host().trim_matches(['[', ']']);
+        let by_socket = self.options.get_socket().is_some() || host.starts_with('/');
+        let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        !by_socket && !loopback && host != "localhost"
+    }
+
     /// Reads the url. No fault repeats any of it.
     pub(super) fn new(url: &str) -> Result<Postgres, RegistryError> {
         if !url.contains("://") {
@@ -106,7 +129,13 @@ impl Postgres {
             None => options.application_name("portcullis"),
         };
         let options = options.disable_statement_logging();
-        Ok(Postgres { options, server: None, failed: None })
+        Ok(Postgres { options, server: None, failed: None, session: SESSION })
+    }
+
+    /// To connect once more, for questions alone.
+    pub(super) fn reader(&self) -> Postgres {
+        let options = self.options.clone().application_name("portcullis reader");
+        Postgres { options, server: None, failed: None, session: READING }
     }
 
     pub(super) fn place(&self) -> Place {
@@ -127,14 +156,14 @@ impl Postgres {
             .await
             .map_err(|_| StoreFault::Silent(FIRST_CONNECT))??;
         // Under an advisory lock, which the connection holds until it is done.
-        timeout(MIGRATE, MIGRATIONS.run_direct(None, &mut connection, false))
+        timeout(MIGRATE, schema::of_postgres().run_direct(None, &mut connection, false))
             .await
             .map_err(|_| StoreFault::Silent(MIGRATE))??;
-        self.server = Some(session(&mut connection).await?);
+        self.server = Some(session(&mut connection, self.session).await?);
         Ok(connection)
     }
 
-    /// Connects anew, unless the last failure was a moment ago. Gives too whether the server
+    /// Connects, or connects anew, unless the last failure was a moment ago. Gives too whether the server
     /// is the same run of the same one: only then is its version a continuation.
     pub(super) async fn reconnect(&mut self) -> Result<(PgConnection, bool), StoreFault> {
         if let Some(failed) = &self.failed
@@ -144,16 +173,18 @@ impl Postgres {
         }
         let connecting = async {
             let mut connection = self.options.connect().await?;
-            let server = session(&mut connection).await?;
+            let server = session(&mut connection, self.session).await?;
             Ok::<_, StoreFault>((connection, server))
         };
         let connected = timeout(CONNECT, connecting).await;
         match connected.unwrap_or(Err(StoreFault::Silent(CONNECT))) {
             Ok((connection, server)) => {
                 self.failed = None;
-                let same = self.server.as_ref() == Some(&server);
-                self.server = Some(server);
-                tracing::info!(registry = %self.place(), "connected to PostgreSQL again");
+                let before = self.server.replace(server);
+                let same = before == self.server;
+                if before.is_some() {
+                    tracing::info!(registry = %self.place(), "connected to PostgreSQL again");
+                }
                 Ok((connection, same))
             }
             Err(fault) => {
@@ -171,11 +202,27 @@ impl Postgres {
         let options = self.options.clone().application_name("portcullis listener");
         let place = self.place();
         tokio::spawn(async move {
-            let mut pause = FIRST_PAUSE;
+            let (mut pause, mut deaf) = (FIRST_PAUSE, false);
             loop {
                 let started = Instant::now();
-                if let Err(error) = hear(&options, &wake).await {
-                    tracing::debug!(registry = %place, %error, "not told of changes; polling on");
+                let heard = async {
+                    let listener = attach(&options).await?;
+                    if std::mem::take(&mut deaf) {
+                        tracing::info!(registry = %place, "told of other nodes' changes again");
+                    }
+                    hear(listener, &wake).await
+                };
+                // Said once, however often it fails.
+                if let Err(error) = heard.await
+                    && !std::mem::replace(&mut deaf, true)
+                {
+                    tracing::warn!(
+                        registry = %place,
+                        %error,
+                        "not told of other nodes' changes; they are found by polling: check that \
+                         PostgreSQL has a connection to spare, and no pooler of transactions in \
+                         front of it, under which LISTEN does not work"
+                    );
                 }
                 pause = if started.elapsed() > LAST_PAUSE { FIRST_PAUSE } else { pause * 2 };
                 pause = pause.min(LAST_PAUSE);
@@ -185,8 +232,7 @@ impl Postgres {
     }
 }
 
-/// Hears until the connection ends.
-async fn hear(options: &PgConnectOptions, wake: &Notify) -> Result<(), sqlx::Error> {
+async fn attach(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
     let listening = async {
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -199,8 +245,11 @@ async fn hear(options: &PgConnectOptions, wake: &Notify) -> Result<(), sqlx::Err
         listener.listen(CHANNEL).await?;
         Ok::<_, sqlx::Error>(listener)
     };
-    let listening = timeout(CONNECT, listening).await;
-    let mut listener = listening.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+    timeout(CONNECT, listening).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Hears until the connection ends.
+async fn hear(mut listener: PgListener, wake: &Notify) -> Result<(), sqlx::Error> {
     loop {
         // Also before the first word: something may have been said in between.
         wake.notify_one();
@@ -213,9 +262,12 @@ async fn hear(options: &PgConnectOptions, wake: &Notify) -> Result<(), sqlx::Err
 }
 
 /// Sets the deadlines of a session; gives what tells this run of this server.
-async fn session(connection: &mut PgConnection) -> Result<String, StoreFault> {
+async fn session(
+    connection: &mut PgConnection,
+    settings: &'static str,
+) -> Result<String, StoreFault> {
     let asked = async {
-        sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
+        sqlx::raw_sql(settings).execute(&mut *connection).await?;
         sqlx::query("SELECT CAST(pg_postmaster_start_time() AS TEXT)")
             .fetch_one(&mut *connection)
             .await?

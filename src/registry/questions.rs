@@ -12,34 +12,71 @@ use crate::names::{DeviceId, TenantId};
 
 /// The columns of a device, for [`record`]. A macro, so that each statement is one literal.
 macro_rules! device_where {
-    ($condition:literal) => {
+    ($($condition:literal),*) => {
         concat!(
             "SELECT device_id, status, registered_by, registered_at, changed_at, leaf_sha256,
                     anchor_sha256, device_type, name
              FROM devices WHERE ",
-            $condition
+            $($condition),*
         )
     };
 }
+
+/// A page between two ids. The status stands in the text: only so can an engine see that the
+/// index of the blocked ones holds all that is asked for.
+macro_rules! page_where {
+    ($status:literal) => {
+        device_where!(
+            "tenant = $1 AND device_id >= $2 AND device_id < $3 ",
+            $status,
+            " ORDER BY device_id LIMIT $4"
+        )
+    };
+}
+
+pub(super) const PAGE: &str = page_where!("");
+pub(super) const PAGE_OF_ACTIVE: &str = page_where!("AND status = 'active'");
+pub(super) const PAGE_OF_BLOCKED: &str = page_where!("AND status = 'blocked'");
+
+macro_rules! audit_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT id, at, actor, tenant, action, target, detail FROM audit WHERE ",
+            $condition,
+            " ORDER BY id DESC LIMIT $2"
+        )
+    };
+}
+
+pub(super) const AUDIT: &str = audit_where!("id < $1");
+pub(super) const AUDIT_OF_TENANT: &str = audit_where!("tenant = $3 AND id < $1");
 
 pub(super) async fn devices(
     connection: &mut Connection,
     query: &DeviceQuery,
 ) -> Result<Vec<DeviceRecord>, StoreFault> {
-    let mut snapshot = connection.snapshot().await?;
-    let values: [Value<'_>; 5] = [
+    let prefix = query.id_prefix.as_deref().unwrap_or_default();
+    // What is no id begins none.
+    if !prefix.is_empty() && DeviceId::parse(prefix).is_err() {
+        return Ok(Vec::new());
+    }
+    // One search in an index from one bound to the other, not LIKE: nothing in a prefix is a
+    // wildcard. An id holds neither of the two control characters: the first sorts before, the
+    // second behind all that an id may go on with.
+    let behind = query.after.as_ref().map(|after| format!("{after}\u{1}")).unwrap_or_default();
+    let (from, to) = (behind.as_str().max(prefix), format!("{prefix}\u{7f}"));
+    let values: [Value<'_>; 4] = [
         query.tenant.as_str().into(),
-        query.after.as_ref().map_or("", DeviceId::as_str).into(),
-        Value::Text(query.status.map(DeviceStatus::as_str)),
-        Value::Text(query.id_prefix.as_deref()),
+        from.into(),
+        (&to).into(),
         i64::from(query.limit.min(MAX_PAGE)).into(),
     ];
-    // Not LIKE: nothing in a prefix is a wildcard.
-    let sql = device_where!(
-        "tenant = $1 AND device_id > $2 AND ($3 IS NULL OR status = $3)
-             AND ($4 IS NULL OR substr(device_id, 1, length($4)) = $4)
-         ORDER BY device_id LIMIT $5"
-    );
+    let sql = match query.status {
+        None => PAGE,
+        Some(DeviceStatus::Active) => PAGE_OF_ACTIVE,
+        Some(DeviceStatus::Blocked) => PAGE_OF_BLOCKED,
+    };
+    let mut snapshot = connection.snapshot().await?;
     let rows = snapshot.rows(sql, &values).await?;
     let records = with_pins(&mut snapshot, &query.tenant, &rows).await?;
     snapshot.rollback().await?;
@@ -73,14 +110,14 @@ pub(super) async fn audit(
     connection: &mut Connection,
     query: &AuditQuery,
 ) -> Result<Vec<AuditRecord>, StoreFault> {
-    let values: [Value<'_>; 3] = [
-        Value::Text(query.tenant.as_ref().map(TenantId::as_str)),
-        query.before.unwrap_or(i64::MAX).into(),
-        i64::from(query.limit.min(MAX_PAGE)).into(),
-    ];
-    let sql = "SELECT id, at, actor, tenant, action, target, detail FROM audit
-               WHERE ($1 IS NULL OR tenant = $1) AND id < $2 ORDER BY id DESC LIMIT $3";
-    let rows = connection.rows(sql, &values).await?;
+    let before = Value::from(query.before.unwrap_or(i64::MAX));
+    let limit = Value::from(i64::from(query.limit.min(MAX_PAGE)));
+    let rows = match &query.tenant {
+        None => connection.rows(AUDIT, &[before, limit]).await?,
+        Some(tenant) => {
+            connection.rows(AUDIT_OF_TENANT, &[before, limit, tenant.as_str().into()]).await?
+        }
+    };
     rows.iter()
         .map(|row| {
             Ok(AuditRecord {

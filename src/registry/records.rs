@@ -98,6 +98,17 @@ pub struct Possession {
     pub usable_until: UnixSeconds,
 }
 
+/// What happens on the way to a confirmed possession.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PossessionStep {
+    /// A code to be signed, in place of any other. What was confirmed stays so.
+    NewCode { code: String, usable_until: UnixSeconds },
+    /// The anchor's key has signed the code.
+    Signed,
+    /// An operator vouches for it by hand.
+    Vouched,
+}
+
 /// What the registry adds to a tenant's configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantState {
@@ -133,7 +144,7 @@ impl fmt::Debug for KeyRow {
     }
 }
 
-/// One change that somebody made.
+/// One change that somebody made. Kept for [`AUDIT_KEPT`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
     /// Grows with time; the next page starts before the last one's.
@@ -168,6 +179,7 @@ impl Actor {
 #[derive(Clone, Debug)]
 pub enum Change {
     /// At most [`MAX_REGISTRATIONS`], all of `tenant`. Those that are there stay as they are.
+    /// `Limit`, and none is added, where the tenant would have more than [`MAX_DEVICES`].
     RegisterDevices { tenant: TenantId, devices: Vec<Registration> },
     /// `NotFound` where the device is not registered.
     SetDeviceStatus { tenant: TenantId, device: DeviceId, status: DeviceStatus },
@@ -175,7 +187,7 @@ pub enum Change {
     DeleteDevice { tenant: TenantId, device: DeviceId },
     /// Registers the device (`Manual`) where it is not there. `Existed` where the device has
     /// the pin; `Conflict` where another device of the tenant has it; `Limit` at
-    /// [`MAX_PINS`].
+    /// [`MAX_PINS`], or where a new device would be one more than [`MAX_DEVICES`].
     PinCertificate { tenant: TenantId, device: DeviceId, leaf_sha256: [u8; 32] },
     /// `NotFound` where the device does not have the pin.
     UnpinCertificate { tenant: TenantId, device: DeviceId, leaf_sha256: [u8; 32] },
@@ -194,7 +206,7 @@ pub enum Change {
     /// `NotFound` where the tenant does not have the anchor.
     DeleteAnchor { tenant: TenantId, sha256: [u8; 32] },
     /// `NotFound` where the tenant does not have the anchor.
-    SetPossession { tenant: TenantId, sha256: [u8; 32], possession: Possession },
+    SetPossession { tenant: TenantId, sha256: [u8; 32], step: PossessionStep },
     /// A serial that is there gets the new date. `Limit`
     /// where the tenant would have more than [`MAX_REVOCATIONS`].
     AddRevocations { tenant: TenantId, serials: Vec<(String, UnixSeconds)> },
@@ -268,6 +280,11 @@ pub struct AuditQuery {
 pub const MAX_PAGE: u32 = 1000;
 /// The most devices of one [`Change::RegisterDevices`].
 pub const MAX_REGISTRATIONS: usize = 1000;
+/// The most devices that changes may leave a tenant with. First calls under an anchor with
+/// automatic registration are not bounded by it.
+pub const MAX_DEVICES: u64 = 10_000_000;
+/// How long the audit trail reaches back, in seconds: 400 days.
+pub const AUDIT_KEPT: i64 = 400 * 24 * 60 * 60;
 /// The most pins of a device.
 pub const MAX_PINS: i64 = 16;
 /// The most anchors of a tenant.

@@ -11,7 +11,8 @@ use super::connection::Connection;
 use super::error::Place;
 use super::feed::{self, Feed};
 use super::postgres::{self, Postgres};
-use super::store::{Registrations, Store};
+use super::sqlite::Interrupt;
+use super::store::{Answers, Registrations, Store};
 use super::{
     Actor, AuditQuery, AuditRecord, Change, DeviceQuery, DeviceRecord, Outcome, Registration,
     RegistryError, StoreFault, changes, questions, sqlite,
@@ -33,12 +34,26 @@ impl Location {
         Ok(Location::Sqlite(sqlite::path(url)?))
     }
 
+    /// What answers questions about the same store. Nothing is opened yet.
+    pub(super) fn reader(&self) -> SqlReader {
+        let (place, source) = match self {
+            Location::Sqlite(path) => (Place::sqlite(path), Location::Sqlite(path.clone())),
+            Location::Postgres(postgres) => {
+                (postgres.place(), Location::Postgres(Box::new(postgres.reader())))
+            }
+        };
+        SqlReader { place, source, open: None }
+    }
+
     /// Opens the store. `wake` is told where another node has written and the engine says so.
     pub(super) async fn open(self, wake: Arc<Notify>) -> Result<SqlStore, RegistryError> {
         match self {
             Location::Sqlite(path) => {
-                let connection = Connection::Sqlite(sqlite::open(&path).await?);
-                Ok(SqlStore::new(Place::sqlite(&path), connection, None, None))
+                let (connection, files) = sqlite::open(&path).await?;
+                let mut store =
+                    SqlStore::new(Place::sqlite(&path), Connection::Sqlite(connection), None, None);
+                store.files = Some(files);
+                Ok(store)
             }
             Location::Postgres(mut postgres) => {
                 let place = postgres.place();
@@ -57,6 +72,8 @@ pub(super) struct SqlStore {
     place: Place,
     /// `None`: lost, and to be made anew. SQLite's is never lost.
     connection: Option<Connection>,
+    /// SQLite's.
+    files: Option<sqlite::Files>,
     postgres: Option<Box<Postgres>>,
     ear: Option<JoinHandle<()>>,
     /// Up to which version memory has followed; `None`: it must be told everything.
@@ -70,7 +87,7 @@ impl SqlStore {
         postgres: Option<Box<Postgres>>,
         ear: Option<JoinHandle<()>>,
     ) -> SqlStore {
-        SqlStore { place, connection: Some(connection), postgres, ear, position: None }
+        SqlStore { place, connection: Some(connection), files: None, postgres, ear, position: None }
     }
 
     /// Does the work; once more on a new connection where the old one turns out to be lost,
@@ -102,6 +119,11 @@ impl SqlStore {
         {
             self.connection = None;
         }
+        if done.is_err()
+            && let Some(connection) = &mut self.connection
+        {
+            connection.undo().await;
+        }
         done
     }
 
@@ -115,6 +137,9 @@ impl SqlStore {
                 self.position = None;
             }
             self.connection = Some(Connection::Postgres(connection));
+        }
+        if let Some(files) = &self.files {
+            files.check()?;
         }
         self.connection.as_mut().ok_or_else(|| StoreFault::Down("closed".into()))
     }
@@ -162,6 +187,94 @@ impl Store for SqlStore {
         self.with(async |connection| changes::probe(connection).await).await
     }
 
+    async fn close(self: Box<Self>) {
+        if let Some(ear) = self.ear {
+            ear.abort();
+            // It ends by being aborted, which is no news.
+            let _ = ear.await;
+        }
+        if let Some(connection) = self.connection
+            && let Err(error) = connection.close().await
+        {
+            tracing::warn!(registry = %self.place, %error, "the registry did not close cleanly");
+        }
+    }
+}
+
+/// Answers questions over a connection that it makes with the first one, and anew where it is
+/// lost or a question was broken off.
+pub(super) struct SqlReader {
+    place: Place,
+    source: Location,
+    open: Option<Open>,
+}
+
+struct Open {
+    connection: Connection,
+    /// Ends what SQLite is still doing when a question is broken off; PostgreSQL ends it by
+    /// its own deadline.
+    _interrupt: Option<Interrupt>,
+}
+
+impl SqlReader {
+    /// Asks; once more on a new connection where the old one turns out to be lost.
+    pub(super) async fn with<T>(
+        &mut self,
+        work: impl AsyncFn(&mut Connection) -> Result<T, StoreFault>,
+    ) -> Result<T, StoreFault> {
+        let was_open = self.open.is_some();
+        match self.attempt(&work).await {
+            // A server that said nothing for so long will say nothing now.
+            Err(fault)
+                if was_open && self.open.is_none() && !matches!(fault, StoreFault::Silent(_)) =>
+            {
+                self.attempt(&work).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn attempt<T>(
+        &mut self,
+        work: &impl AsyncFn(&mut Connection) -> Result<T, StoreFault>,
+    ) -> Result<T, StoreFault> {
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.connect().await?,
+        };
+        let answered = work(&mut open.connection).await;
+        // A row that cannot be read breaks off within a transaction, which would show this
+        // connection the same old state for ever.
+        if answered.is_err() {
+            open.connection.undo().await;
+        }
+        // A question that is broken off never comes here, and takes its connection along.
+        if !answered.as_ref().is_err_and(StoreFault::loses_connection) {
+            self.open = Some(open);
+        }
+        answered
+    }
+
+    async fn connect(&mut self) -> Result<Open, StoreFault> {
+        Ok(match &mut self.source {
+            Location::Sqlite(path) => {
+                let (connection, interrupt) = sqlite::read(path).await?;
+                Open { connection: Connection::Sqlite(connection), _interrupt: Some(interrupt) }
+            }
+            Location::Postgres(postgres) => {
+                let (connection, _) = postgres.reconnect().await?;
+                Open { connection: Connection::Postgres(connection), _interrupt: None }
+            }
+        })
+    }
+}
+
+#[async_trait(?Send)]
+impl Answers for SqlReader {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
     async fn devices(&mut self, query: &DeviceQuery) -> Result<Vec<DeviceRecord>, StoreFault> {
         self.with(async |connection| questions::devices(connection, query).await).await
     }
@@ -183,15 +296,10 @@ impl Store for SqlStore {
     }
 
     async fn close(self: Box<Self>) {
-        if let Some(ear) = self.ear {
-            ear.abort();
-            // It ends by being aborted, which is no news.
-            let _ = ear.await;
-        }
-        if let Some(connection) = self.connection
-            && let Err(error) = connection.close().await
+        if let Some(open) = self.open
+            && let Err(error) = open.connection.close().await
         {
-            tracing::warn!(registry = %self.place, %error, "the registry did not close cleanly");
+            tracing::debug!(registry = %self.place, %error, "the reader did not close cleanly");
         }
     }
 }

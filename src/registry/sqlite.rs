@@ -6,8 +6,10 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{self, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -20,6 +22,10 @@ use super::{RegistryError, StoreFault};
 /// How long SQLite waits for another process to release its lock; less than the deadline of
 /// a caller, so that the caller learns the reason.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How many of SQLite's steps pass between two looks whether somebody still waits: below a
+/// tenth of a millisecond.
+const STEPS: i32 = 1000;
 
 /// The path in a `sqlite:` url, taken as it stands: no escapes, no parameters.
 pub(super) fn path(url: &str) -> Result<PathBuf, RegistryError> {
@@ -41,10 +47,47 @@ pub(super) fn path(url: &str) -> Result<PathBuf, RegistryError> {
     }
 }
 
+/// The files that are open. SQLite goes on to write to one that was deleted or moved away,
+/// whose contents end with the process, and to one whose log another database has taken.
+pub(super) struct Files([(PathBuf, Identity); 3]);
+
+/// What a file is to the machine, whatever it is called.
+type Identity = (u64, u64);
+
+impl Files {
+    /// # Errors
+    /// Where one of them is not there.
+    fn at(path: &Path) -> Result<Files, StoreFault> {
+        let file = |suffix| -> Result<_, StoreFault> {
+            let path = beside(path, suffix);
+            let identity = identity(&path).ok_or_else(|| StoreFault::Gone(path.clone()))?;
+            Ok((path, identity))
+        };
+        Ok(Files([file("")?, file("-wal")?, file("-shm")?]))
+    }
+
+    /// # Errors
+    /// Where one of them is no longer there under its name.
+    pub(super) fn check(&self) -> Result<(), StoreFault> {
+        let gone = self.0.iter().find(|(path, opened)| identity(path) != Some(*opened));
+        gone.map_or(Ok(()), |(path, _)| Err(StoreFault::Gone(path.clone())))
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut file = path.as_os_str().to_owned();
+    file.push(suffix);
+    PathBuf::from(file)
+}
+
 /// Opens the file, makes it where it is missing, and brings its schema up to date.
-pub(super) async fn open(path: &Path) -> Result<SqliteConnection, RegistryError> {
+pub(super) async fn open(path: &Path) -> Result<(SqliteConnection, Files), RegistryError> {
     create_or_check(path)?;
-    let opened = connect(path).await;
+    let opened = async { Ok((connect(path).await?, Files::at(path)?)) }.await;
     opened.map_err(|fault| RegistryError::opening(Place::sqlite(path), fault))
 }
 
@@ -61,9 +104,7 @@ fn create_or_check(path: &Path) -> Result<(), RegistryError> {
         Err(source) => return Err(RegistryError::File { path: path.into(), source }),
     }
     for suffix in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        let file = PathBuf::from(file);
+        let file = beside(path, suffix);
         match fs::metadata(&file) {
             Ok(metadata) if !metadata.is_file() => return Err(RegistryError::NotAFile(file)),
             Ok(metadata) => {
@@ -77,6 +118,32 @@ fn create_or_check(path: &Path) -> Result<(), RegistryError> {
         }
     }
     Ok(())
+}
+
+/// Ends a statement of its connection when it is dropped: SQLite's thread would otherwise
+/// read on for nobody.
+pub(super) struct Interrupt(Arc<AtomicBool>);
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// One more connection to a file that is open, which cannot write.
+pub(super) async fn read(path: &Path) -> Result<(SqliteConnection, Interrupt), StoreFault> {
+    let mut connection = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+        .connect()
+        .await?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let interrupt = Interrupt(ended.clone());
+    let goes_on = move || !ended.load(Ordering::Acquire);
+    connection.lock_handle().await?.set_progress_handler(STEPS, goes_on);
+    Ok((connection, interrupt))
 }
 
 async fn connect(path: &Path) -> Result<SqliteConnection, StoreFault> {

@@ -14,16 +14,21 @@ use crate::names::{DeviceId, TenantId};
 /// to find the other name of a given device 2^128.
 pub type Key = [u8; 16];
 
+/// Of each tenant: the status of its devices, `None` where one is gone.
+pub type News = HashMap<TenantId, HashMap<Key, Option<DeviceStatus>>>;
+
 /// Enough that readers seldom meet a writer; a writer holds a lock for one insertion.
 const SHARDS: usize = 64;
 
 pub(super) struct Statuses {
     shards: [RwLock<HashMap<Key, DeviceStatus>>; SHARDS],
+    /// How many devices each tenant has.
+    counts: RwLock<HashMap<TenantId, u64>>,
 }
 
 impl Default for Statuses {
     fn default() -> Statuses {
-        Statuses { shards: array::from_fn(|_| RwLock::default()) }
+        Statuses { shards: array::from_fn(|_| RwLock::default()), counts: RwLock::default() }
     }
 }
 
@@ -33,32 +38,61 @@ impl Statuses {
         self.shard(&key).read().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
 
+    pub(super) fn count(&self, tenant: &TenantId) -> u64 {
+        let counts = self.counts.read().unwrap_or_else(PoisonError::into_inner);
+        counts.get(tenant).copied().unwrap_or_default()
+    }
+
     pub(super) fn set(&self, tenant: &TenantId, device: &DeviceId, status: DeviceStatus) {
-        let key = key(tenant, device);
-        self.shard(&key).write().unwrap_or_else(PoisonError::into_inner).insert(key, status);
+        let added = self.put(key(tenant, device), Some(status));
+        self.add(tenant, added);
     }
 
     /// Takes in news: `None` where a device is gone. `whole`: what is not among them is gone
     /// too.
-    pub(super) fn take(&self, news: HashMap<Key, Option<DeviceStatus>>, whole: bool) {
+    pub(super) fn take(&self, news: News, whole: bool) {
         if !whole {
-            for (key, status) in news {
-                let mut shard = self.shard(&key).write().unwrap_or_else(PoisonError::into_inner);
-                match status {
-                    Some(status) => shard.insert(key, status),
-                    None => shard.remove(&key),
-                };
+            for (tenant, devices) in news {
+                let added = devices.into_iter().map(|(key, status)| self.put(key, status)).sum();
+                self.add(&tenant, added);
             }
             return;
         }
         let mut shards: [HashMap<Key, DeviceStatus>; SHARDS] = array::from_fn(|_| HashMap::new());
-        for (key, status) in news {
-            if let Some(status) = status {
-                shards[shard_of(&key)].insert(key, status);
+        let mut counts: HashMap<TenantId, u64> = HashMap::new();
+        for (tenant, devices) in news {
+            let mut count = 0;
+            for (key, status) in devices {
+                if let Some(status) = status {
+                    shards[shard_of(&key)].insert(key, status);
+                    count += 1;
+                }
             }
+            counts.insert(tenant, count);
         }
         for (shard, anew) in self.shards.iter().zip(shards) {
             *shard.write().unwrap_or_else(PoisonError::into_inner) = anew;
+        }
+        *self.counts.write().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
+    /// Gives by how much the number of devices has changed.
+    fn put(&self, key: Key, status: Option<DeviceStatus>) -> i64 {
+        let mut shard = self.shard(&key).write().unwrap_or_else(PoisonError::into_inner);
+        match status {
+            Some(status) => i64::from(shard.insert(key, status).is_none()),
+            None => -i64::from(shard.remove(&key).is_some()),
+        }
+    }
+
+    fn add(&self, tenant: &TenantId, devices: i64) {
+        if devices == 0 {
+            return;
+        }
+        let mut counts = self.counts.write().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(tenant) {
+            Some(count) => *count = count.saturating_add_signed(devices),
+            None => drop(counts.insert(tenant.clone(), 0_u64.saturating_add_signed(devices))),
         }
     }
 
@@ -105,6 +139,29 @@ mod tests {
             .map(|buckets| buckets * (size_of::<(Key, DeviceStatus)>() + 1))
             .sum();
         assert!(bytes < 50_000_000, "{bytes}");
+    }
+
+    #[test]
+    fn devices_are_counted_by_tenant_whatever_becomes_of_them() {
+        let statuses = Statuses::default();
+        let tenant = |text| TenantId::parse(text).unwrap();
+        let (acme, other) = (tenant("acme"), tenant("umbrella"));
+        let device = |text: &str| DeviceId::parse(text).unwrap();
+        let news = |tenant: &TenantId, devices: &[(&str, Option<DeviceStatus>)]| {
+            let devices = devices.iter().map(|(id, status)| (key(tenant, &device(id)), *status));
+            News::from([(tenant.clone(), devices.collect())])
+        };
+        let (active, blocked) = (Some(DeviceStatus::Active), Some(DeviceStatus::Blocked));
+        statuses.set(&acme, &device("a"), DeviceStatus::Active);
+        statuses.set(&acme, &device("a"), DeviceStatus::Blocked);
+        statuses.set(&other, &device("a"), DeviceStatus::Active);
+        assert_eq!((statuses.count(&acme), statuses.count(&other)), (1, 1));
+        statuses.take(news(&acme, &[("a", active), ("b", active), ("gone", None)]), false);
+        assert_eq!((statuses.count(&acme), statuses.count(&other)), (2, 1));
+        statuses.take(news(&acme, &[("a", None)]), false);
+        assert_eq!(statuses.count(&acme), 1);
+        statuses.take(news(&acme, &[("x", active), ("y", blocked), ("z", None)]), true);
+        assert_eq!((statuses.count(&acme), statuses.count(&other)), (2, 0));
     }
 
     #[test]

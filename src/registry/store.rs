@@ -49,6 +49,16 @@ pub trait Store: Send {
     /// Writes something that no device depends on; durable when it returns.
     async fn probe(&mut self) -> Result<(), StoreFault>;
 
+    async fn close(self: Box<Self>);
+}
+
+/// The same store, only read, over a connection of its own. Owned by one thread, which calls
+/// one method at a time and may drop it half-way: the next one works all the same.
+#[async_trait(?Send)]
+pub trait Answers: Send {
+    /// What an operator knows the store by.
+    fn place(&self) -> &Place;
+
     async fn devices(&mut self, query: &DeviceQuery) -> Result<Vec<DeviceRecord>, StoreFault>;
 
     async fn device(

@@ -4,6 +4,7 @@ mod crash;
 mod devices;
 mod feed;
 mod nodes;
+mod reader;
 mod sqlite;
 mod state;
 mod worker;

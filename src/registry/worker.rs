@@ -12,14 +12,11 @@ use tokio::time::sleep_until;
 
 use super::error::Place;
 use super::memory::Memory;
+use super::reader::{Lifeline, Reply};
 use super::store::Store;
-use super::{
-    Actor, AuditQuery, AuditRecord, Change, DeviceQuery, DeviceRecord, Outcome, Registered,
-    Registration, RegistryError, StoreFault,
-};
+use super::{Actor, Change, Outcome, Registered, Registration, RegistryError, StoreFault};
 use crate::clock::UnixSeconds;
 use crate::metrics::Metrics;
-use crate::names::{DeviceId, TenantId};
 
 /// Commands taken at once: their registrations share one transaction and so one fsync.
 const BATCH: usize = 256;
@@ -27,17 +24,14 @@ const BATCH: usize = 256;
 /// How often a store that could not be written is asked whether it can be again.
 const PROBE: Duration = Duration::from_secs(2);
 
+const TOO_MANY_DEVICES: &str = "a tenant has at most 10000000 devices";
+
 pub(super) type Opening = Result<Box<dyn Store>, RegistryError>;
-pub(super) type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
 
 /// What the worker is asked. What nobody waits for any more is left out.
 pub(super) enum Command {
     Register(Registration, Reply<Registered>),
     Apply(Box<Order>, Reply<Outcome>),
-    Devices(DeviceQuery, Reply<Vec<DeviceRecord>>),
-    Device(TenantId, DeviceId, Reply<Option<DeviceRecord>>),
-    Count(TenantId, Reply<u64>),
-    Audit(AuditQuery, Reply<Vec<AuditRecord>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -119,6 +113,11 @@ pub(super) struct Worker {
     pub(super) health: Arc<Health>,
     pub(super) wake: Arc<Notify>,
     pub(super) poll: Duration,
+    /// The most devices that a change may leave a tenant with.
+    pub(super) most_devices: u64,
+    /// The reader is closed before the store: whoever closes SQLite's file last clears up,
+    /// which a connection that only reads cannot.
+    pub(super) reader: Lifeline,
 }
 
 impl Worker {
@@ -174,6 +173,7 @@ impl Worker {
                         break;
                     }
                     if let Some(done) = self.work(&mut *store, &mut commands).await {
+                        self.reader.end().await;
                         store.close().await;
                         let _ = done.send(());
                         return;
@@ -183,6 +183,7 @@ impl Worker {
                 () = sleep_until(next_poll.into()) => {}
             }
         }
+        self.reader.end().await;
         store.close().await;
     }
 
@@ -213,31 +214,13 @@ impl Worker {
                 Command::Register(..) => {}
                 Command::Apply(order, reply) if !reply.is_closed() => {
                     let applied = self.apply(store, &order).await;
-                    answer(store, reply, applied);
-                }
-                Command::Devices(query, reply) if !reply.is_closed() => {
-                    let found = store.devices(&query).await;
-                    answer(store, reply, found);
-                }
-                Command::Device(tenant, device, reply) if !reply.is_closed() => {
-                    let found = store.device(&tenant, &device).await;
-                    answer(store, reply, found);
-                }
-                Command::Count(tenant, reply) if !reply.is_closed() => {
-                    let found = store.device_count(&tenant).await;
-                    answer(store, reply, found);
-                }
-                Command::Audit(query, reply) if !reply.is_closed() => {
-                    let found = store.audit(&query).await;
-                    answer(store, reply, found);
+                    let fault = |fault| unavailable(store.place(), Arc::new(fault));
+                    // Whoever gave up meanwhile has its deadline's error.
+                    let _ = reply.send(applied.map_err(fault));
                 }
                 Command::Close(done) => closing = Some(done),
                 // Nobody waits.
-                Command::Apply(..)
-                | Command::Devices(..)
-                | Command::Device(..)
-                | Command::Count(..)
-                | Command::Audit(..) => {}
+                Command::Apply(..) => {}
             }
         }
         closing
@@ -279,6 +262,9 @@ impl Worker {
 
     async fn apply(&self, store: &mut dyn Store, order: &Order) -> Result<Outcome, StoreFault> {
         let Order { actor, at, change } = order;
+        if self.would_overfill(change) {
+            return Ok(Outcome::Limit(TOO_MANY_DEVICES));
+        }
         let outcome = self.written(store.apply(actor, *at, change).await, store.place())?;
         // Also where nothing has changed: what stood in the way may be another node's.
         match self.follow(store).await {
@@ -288,6 +274,24 @@ impl Worker {
                 Err(StoreFault::Commit(Box::new(fault)))
             }
         }
+    }
+
+    /// By memory, since to count ten million rows with each change would take too long: what
+    /// other nodes add within a poll comes on top.
+    fn would_overfill(&self, change: &Change) -> bool {
+        let statuses = &self.memory.statuses;
+        let (tenant, new) = match change {
+            Change::RegisterDevices { tenant, devices } => {
+                let new = devices.iter().filter(|one| statuses.get(tenant, &one.device).is_none());
+                (tenant, new.count())
+            }
+            Change::PinCertificate { tenant, device, .. } => {
+                (tenant, usize::from(statuses.get(tenant, device).is_none()))
+            }
+            _ => return false,
+        };
+        // Where nothing is new, a full tenant may send its list again.
+        new > 0 && statuses.count(tenant).saturating_add(new as u64) > self.most_devices
     }
 
     fn written<T>(&self, written: Result<T, StoreFault>, place: &Place) -> Result<T, StoreFault> {
@@ -328,12 +332,6 @@ impl Worker {
         self.health.read(asked);
         Ok(())
     }
-}
-
-fn answer<T>(store: &dyn Store, reply: Reply<T>, answer: Result<T, StoreFault>) {
-    let answer = answer.map_err(|fault| unavailable(store.place(), Arc::new(fault)));
-    // Whoever gave up meanwhile has its deadline's error.
-    let _ = reply.send(answer);
 }
 
 fn unavailable(place: &Place, fault: Arc<StoreFault>) -> RegistryError {

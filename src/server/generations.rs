@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
+
 use super::rotation::Rotation;
 use crate::config::{Compiled, Compiler, Fault, Faults, Settings};
 use crate::listen::{Edge, Generation};
@@ -22,11 +24,13 @@ pub struct Generations {
     registry: Arc<Registry>,
     rotation: Option<Arc<Rotation>>,
     metrics: Arc<Metrics>,
+    /// Held for a whole reload, so that these take turns.
+    compiler: Mutex<Compiler>,
     state: Mutex<State>,
+    file_keys: ArcSwapOption<SigningKeys>,
 }
 
 struct State {
-    compiler: Compiler,
     /// As the files have it, without what the registry adds.
     compiled: Compiled,
     assembly: Assembly,
@@ -34,6 +38,8 @@ struct State {
     number: u64,
     version: u64,
     keys: Option<Arc<SigningKeys>>,
+    /// Keys of files that sign on until a restart brings those that are made here.
+    held_keys: Option<Arc<SigningKeys>>,
 }
 
 impl Generations {
@@ -48,16 +54,18 @@ impl Generations {
         Generations {
             file,
             settings: compiled.settings.clone(),
+            file_keys: ArcSwapOption::new(compiled.edge_keys.clone()),
             registry,
             rotation,
             metrics,
+            compiler: Mutex::new(compiler),
             state: Mutex::new(State {
-                compiler,
                 compiled,
                 assembly: Assembly::default(),
                 number: 0,
                 version: 0,
                 keys: None,
+                held_keys: None,
             }),
         }
     }
@@ -73,7 +81,7 @@ impl Generations {
     pub fn follow(&self, edge: &Edge) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let version = *self.registry.changes().borrow();
-        let same_keys = match (&state.keys, self.keys(&state.compiled)) {
+        let same_keys = match (&state.keys, self.keys(&state)) {
             (Some(known), Some(now)) => Arc::ptr_eq(known, &now),
             (None, None) => true,
             _ => false,
@@ -99,11 +107,19 @@ impl Generations {
     /// and everything else is swapped in.
     pub fn reload(&self, edge: &Edge, started: impl FnOnce(&Compiled)) -> Result<(), Faults> {
         let began = Instant::now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut compiled = match state.compiler.compile(&self.file) {
+        let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compiled = match compiler.compile(&self.file) {
             Ok(compiled) => compiled,
             Err(faults) => return Err(self.reload_failed(faults)),
         };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.rotation.is_none() && compiled.settings.rotation.is_some() {
+            // Keys are made here only after a restart: until then the old ones sign.
+            compiled.edge_keys = state.compiled.edge_keys.clone();
+            state.held_keys = compiled.edge_keys.clone();
+        } else {
+            state.held_keys = None;
+        }
         let kept = keep_running(&state.compiled.directory, &mut compiled);
         for what in self.settings.needing_restart(&compiled.settings) {
             tracing::warn!(
@@ -115,6 +131,7 @@ impl Generations {
         self.announce_unavailable(&compiled);
         started(&compiled);
         let tenants = compiled.directory.entries().count();
+        self.file_keys.store(compiled.edge_keys.clone());
         state.compiled = compiled;
         let next = self.next(&mut state);
         let number = next.number;
@@ -134,17 +151,19 @@ impl Generations {
         Ok(())
     }
 
-    /// The edge's keys of the configuration's files.
+    /// The edge's keys of the configuration's files. Does not wait for a reload.
     pub fn file_keys(&self) -> Option<Arc<SigningKeys>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).compiled.edge_keys.clone()
+        self.file_keys.load_full()
     }
 
     fn next(&self, state: &mut State) -> Generation {
         // Before the registry is read: what changes meanwhile is read again.
-        state.version = *self.registry.changes().borrow();
-        state.keys = self.keys(&state.compiled);
+        let version = *self.registry.changes().borrow();
+        let keys = self.keys(state);
         let (directory, faults) =
-            state.assembly.assemble(&state.compiled.directory, &self.registry, state.keys.as_ref());
+            state.assembly.assemble(&state.compiled.directory, &self.registry, keys.as_ref());
+        // Not before it is done: what failed half-way is tried again.
+        (state.version, state.keys) = (version, keys);
         for fault in faults {
             tracing::error!(
                 target: "portcullis::registry",
@@ -166,9 +185,11 @@ impl Generations {
     }
 
     /// The keys of tenants without keys of their own, where the edge makes keys itself.
-    fn keys(&self, compiled: &Compiled) -> Option<Arc<SigningKeys>> {
-        let rotation = self.rotation.as_ref()?;
-        Some(rotation.keys(compiled.edge_keys.as_ref()))
+    fn keys(&self, state: &State) -> Option<Arc<SigningKeys>> {
+        match &self.rotation {
+            Some(rotation) => Some(rotation.keys(state.compiled.edge_keys.as_ref())),
+            None => state.held_keys.clone(),
+        }
     }
 
     fn reload_failed(&self, faults: Faults) -> Faults {
@@ -198,6 +219,10 @@ impl Generations {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let (mut serviceable, mut refused) = (0, 0);
         let mut expiries = Vec::new();
+        let shown = self.settings.listeners.iter().filter_map(|l| l.tenant_by_certificate.as_ref());
+        expiries.extend(shown.map(|certificate| {
+            (CertificateKind::Server, *certificate.sha256(), certificate.not_after())
+        }));
         for entry in directory.entries() {
             let TenantEntry::Serviceable(tenant) = entry else {
                 refused += 1;

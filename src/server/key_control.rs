@@ -69,11 +69,11 @@ impl KeyControl for EdgeKeys {
         rotation.rotate(actor, algorithms).await
     }
 
-    async fn delete(&self, actor: &Actor, kid: &str) -> Result<(), KeyControlFault> {
+    async fn delete(&self, actor: &Actor, kid: &str, force: bool) -> Result<(), KeyControlFault> {
         let rotation = self.rotation()?;
         let signs =
             |key: &crate::token::KeyStatus| *key.kid == *kid && key.state == KeyState::Signing;
-        if rotation.states().iter().any(signs) {
+        if !force && rotation.states().iter().any(signs) {
             return Err(KeyControlFault::Signing);
         }
         rotation.delete(actor, kid).await

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use self::generations::Generations;
 use self::key_control::EdgeKeys;
@@ -26,11 +27,17 @@ use crate::listen::{Cut, Edge, HttpsListener, TicketKeys, TlsServer};
 use crate::metrics::Metrics;
 use crate::registry::{Registry, RegistryError};
 
+/// Connections to the admin port that wait to be accepted.
+const ADMIN_BACKLOG: i32 = 1024;
 /// How often deadlines of connections are looked at; the error of every one of them.
 const SWEEP: Duration = Duration::from_millis(250);
 
+/// For the registry to be closed at the end.
+const REGISTRY_CLOSE: Duration = Duration::from_secs(10);
 /// How often the schedule of signing keys is looked at.
 const KEY_CLOCK: Duration = Duration::from_secs(1);
+/// The same after a key could not be made or written.
+const KEY_RETRY: Duration = Duration::from_secs(30);
 
 /// Why the edge did not start.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +135,8 @@ impl Prepared {
         let admin_socket = TcpListener::bind(bind_admin)
             .map_err(|source| StartError::Bind { address: bind_admin, source })?;
         admin_socket.set_nonblocking(true)?;
+        // The standard library's own is short: under a flood a monitor would wait a second.
+        socket2::SockRef::from(&admin_socket).listen(ADMIN_BACKLOG)?;
         let admin = admin_socket.local_addr()?;
         let mut listeners = Vec::new();
         let mut https = Vec::new();
@@ -140,6 +149,18 @@ impl Prepared {
             listeners.push((Arc::new(listener.clone()), sockets));
         }
 
+        let admin_settings = &settings.admin;
+        if !admin_settings.bind.ip().is_loopback()
+            && admin_settings.tls.is_none()
+            && !admin_settings.credentials.is_empty()
+        {
+            tracing::warn!(
+                target: "portcullis::admin",
+                bind = %admin_settings.bind,
+                "the admin API takes bearer tokens without TLS where others can listen: configure \
+                 admin.tls, or bind it to 127.0.0.1"
+            );
+        }
         let pools = compiled.pools.clone();
         let generations = Arc::new(Generations::new(
             file,
@@ -161,8 +182,11 @@ impl Prepared {
                 Arc::new(EdgeKeys { generations: generations.clone(), rotation: rotation.clone() });
             let port = admin::AdminPort::new(settings.admin.clone(), edge.clone(), keys)?;
             background.spawn(port.serve(admin_socket));
-            background.spawn(follow(edge.clone(), generations.clone(), rotation, registry));
+            background.spawn(follow(edge.clone(), generations.clone(), registry));
             background.spawn(sweep(edge.clone()));
+            if let Some(rotation) = rotation {
+                background.spawn(keep_schedule(rotation));
+            }
         }
         let (shutdown, watch) = watch::channel(false);
         let workers = start_workers(&edge, listeners, settings.workers, &watch)?;
@@ -255,7 +279,15 @@ impl Server {
             }
         }
         if let Some(background) = self.background.take() {
-            background.block_on(self.edge.gate.registry().close());
+            // What was answered is durable already: a disk that hangs must not hold up the end.
+            let closing = self.edge.gate.registry().close();
+            let closed = background.block_on(async { timeout(REGISTRY_CLOSE, closing).await });
+            if closed.is_err() {
+                tracing::warn!(
+                    target: "portcullis::server",
+                    "the device registry did not close in time; what was answered is stored"
+                );
+            }
             background.shutdown_timeout(Duration::from_secs(1));
         }
     }
@@ -290,21 +322,28 @@ fn raise_descriptors(connections: usize) {
     }
 }
 
+/// Rotates signing keys by their schedule. Apart from [`follow`]: a key that cannot be written
+/// must not hold up a revocation.
+async fn keep_schedule(rotation: Arc<Rotation>) {
+    loop {
+        let pause = if rotation.keep_schedule().await { KEY_CLOCK } else { KEY_RETRY };
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// Takes in what changes in the registry, at once, and what changes by time alone.
-async fn follow(
-    edge: Arc<Edge>,
-    generations: Arc<Generations>,
-    rotation: Option<Arc<Rotation>>,
-    registry: Arc<Registry>,
-) {
+async fn follow(edge: Arc<Edge>, generations: Arc<Generations>, registry: Arc<Registry>) {
     let mut changes = registry.changes();
     loop {
-        if let Some(rotation) = &rotation {
-            rotation.keep_schedule().await;
-        }
         let (edge, generations) = (edge.clone(), generations.clone());
         // Thousands of tenants may be to be put together: not on the thread that sweeps.
-        let _ = tokio::task::spawn_blocking(move || generations.follow(&edge)).await;
+        let followed = tokio::task::spawn_blocking(move || generations.follow(&edge)).await;
+        if followed.is_err() {
+            tracing::error!(
+                target: "portcullis::registry",
+                "a change of the registry could not be put in force; it is tried again"
+            );
+        }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(KEY_CLOCK) => {}

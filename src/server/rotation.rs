@@ -7,7 +7,8 @@ use crate::admin::KeyControlFault;
 use crate::clock::{Clock, UnixSeconds};
 use crate::registry::{Actor, Change, KeyRow, Outcome, Registry};
 use crate::token::{
-    Algorithm, KeyRing, KeySecret, KeyStatus, NewKey, RotationSettings, SealedKey, SigningKeys,
+    Algorithm, KeyRing, KeySecret, KeyStatus, NewKey, RotationFault, RotationSettings, SealedKey,
+    SigningKeys,
 };
 
 /// One process' view of the keys that all nodes share.
@@ -68,7 +69,11 @@ impl Rotation {
             state.rows = rows;
         }
         if !same_rows || !same_files || state.until.is_some_and(|until| until <= now) {
-            state.keys = Arc::new(together(&state.ring, files.map(Arc::as_ref), now));
+            let keys = together(&state.ring, files.map(Arc::as_ref), now);
+            // Which of them signs, they know by the time: only another set is another value.
+            if !same_rows || !same_files || keys.jwks() != state.keys.jwks() {
+                state.keys = Arc::new(keys);
+            }
             state.files = files.cloned();
             state.until = state.ring.next_change(now);
         }
@@ -77,14 +82,17 @@ impl Rotation {
 
     /// Makes the keys that the schedule asks for, and deletes those whose time has ended.
     /// Making an RSA key takes a while: not for a thread that serves.
-    pub async fn keep_schedule(self: &Arc<Rotation>) {
+    /// `false`: something failed, and is better not tried again at once.
+    pub async fn keep_schedule(&self) -> bool {
         let (ring, now) = (self.ring(), self.clock.now());
-        let this = self.clone();
-        let due = tokio::task::spawn_blocking(move || this.ring().due(now)).await;
+        let for_due = ring.clone();
+        let due = tokio::task::spawn_blocking(move || for_due.due(now)).await;
+        let mut well = true;
         match due {
             Ok(Ok(keys)) => {
                 for key in keys {
                     if let Err(error) = self.publish(&Actor::edge(), key).await {
+                        well = false;
                         tracing::error!(
                             target: "portcullis::keys",
                             %error,
@@ -93,17 +101,22 @@ impl Rotation {
                     }
                 }
             }
-            Ok(Err(fault)) => tracing::error!(
-                target: "portcullis::keys",
-                %fault,
-                "the schedule asks for a new signing key, and it cannot be made"
-            ),
-            Err(_) => {}
+            Ok(Err(fault)) => {
+                well = false;
+                tracing::error!(
+                    target: "portcullis::keys",
+                    %fault,
+                    "the schedule asks for a new signing key, and it cannot be made"
+                );
+            }
+            // The runtime is ending.
+            Err(_) => return false,
         }
         let kids = ring.expired(now);
         if !kids.is_empty() {
             let change = Change::DeleteSigningKeys { kids };
             if let Err(error) = self.registry.apply(&Actor::edge(), change).await {
+                well = false;
                 tracing::warn!(
                     target: "portcullis::keys",
                     %error,
@@ -111,6 +124,7 @@ impl Rotation {
                 );
             }
         }
+        well
     }
 
     fn ring(&self) -> Arc<KeyRing> {
@@ -120,28 +134,31 @@ impl Rotation {
     /// Publishes a new key of each of `algorithms`, out of turn.
     ///
     /// # Errors
-    /// Where one cannot be made or written, or another node has published one a moment ago.
+    /// Where one cannot be made or written, or another node has published each of them a moment
+    /// ago.
     pub async fn rotate(
         &self,
         actor: &Actor,
         algorithms: Vec<Algorithm>,
     ) -> Result<(), KeyControlFault> {
+        let mut published = false;
         for algorithm in algorithms {
             let (ring, now) = (self.ring(), self.clock.now());
             let made = tokio::task::spawn_blocking(move || ring.rotate_now(algorithm, now)).await;
             let key = made.map_err(|_| KeyControlFault::Crypto)?.map_err(|fault| {
                 tracing::error!(target: "portcullis::keys", %fault, "a key cannot be made");
-                KeyControlFault::Crypto
+                match fault {
+                    RotationFault::Crypto(_) => KeyControlFault::Crypto,
+                    fault => KeyControlFault::NotMade(fault.to_string()),
+                }
             })?;
-            if !self.publish(actor, key).await? {
-                return Err(KeyControlFault::JustRotated);
-            }
+            published |= self.publish(actor, key).await?;
         }
-        Ok(())
+        if published { Ok(()) } else { Err(KeyControlFault::JustRotated) }
     }
 
     pub async fn delete(&self, actor: &Actor, kid: &str) -> Result<(), KeyControlFault> {
-        let change = Change::DeleteSigningKeys { kids: vec![kid.to_owned()] };
+        let change = Change::DeleteSigningKeys { kids: self.ring().with(kid, self.clock.now()) };
         match self.registry.apply(actor, change).await? {
             Outcome::Done => Ok(()),
             _ => Err(KeyControlFault::NotFound),

@@ -1,6 +1,6 @@
 //! A tenant's files and its rows in the registry → the tenant that is served.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Tenant, TenantDirectory, TenantEntry};
@@ -50,12 +50,16 @@ impl Assembly {
             let TenantEntry::Serviceable(compiled) = entry else { return entry.clone() };
             let state = registry.tenant(&compiled.id);
             let edge_keys = edge_keys.filter(|_| !compiled.own_keys && compiled.tokens.is_some());
-            let now = match self.made.remove(&compiled.id) {
+            let before = self.made.remove(&compiled.id);
+            let now = match before {
                 Some(made) if made.is_of(compiled, &state, edge_keys) => made,
-                _ => Made {
+                before => Made {
                     compiled: compiled.clone(),
                     edge_keys: edge_keys.cloned(),
-                    entry: served(compiled, &state, edge_keys, &mut faults),
+                    entry: {
+                        let trust = before.and_then(|made| made.trust_for(compiled, &state));
+                        served(compiled, &state, edge_keys, trust, &mut faults)
+                    },
                     state,
                 },
             };
@@ -82,12 +86,22 @@ impl Made {
         };
         same_keys && Arc::ptr_eq(&self.compiled, compiled) && Arc::ptr_eq(&self.state, state)
     }
+
+    /// The trust store, where it is made of the same rows.
+    fn trust_for(&self, compiled: &Arc<Tenant>, state: &TenantState) -> Option<Arc<TrustStore>> {
+        let TenantEntry::Serviceable(tenant) = &self.entry else { return None };
+        let same = Arc::ptr_eq(&self.compiled, compiled)
+            && self.state.anchors == state.anchors
+            && self.state.revocations == state.revocations;
+        same.then(|| tenant.trust.clone())
+    }
 }
 
 fn served(
     compiled: &Arc<Tenant>,
     state: &TenantState,
     edge_keys: Option<&Arc<SigningKeys>>,
+    trust_of_before: Option<Arc<TrustStore>>,
     faults: &mut Vec<RowFault>,
 ) -> TenantEntry {
     let mut fault = |reason| faults.push(RowFault { tenant: compiled.id.clone(), reason });
@@ -96,9 +110,10 @@ fn served(
     if edge_keys.is_none() && lifespan.is_none() && !trusts_more && state.revocations.is_empty() {
         return TenantEntry::Serviceable(compiled.clone());
     }
-    let trust = match trusts_more || !state.revocations.is_empty() {
-        false => compiled.trust.clone(),
-        true => match trust(compiled, state, &mut fault) {
+    let trust = match trust_of_before {
+        Some(trust) => trust,
+        None if !trusts_more && state.revocations.is_empty() => compiled.trust.clone(),
+        None => match trust(compiled, state, &mut fault) {
             Some(trust) => trust,
             None => return TenantEntry::Unavailable(compiled.id.clone()),
         },
@@ -106,6 +121,7 @@ fn served(
     let mut tenant = Tenant { trust, ..Tenant::clone(compiled) };
     if let Some(keys) = edge_keys {
         tenant.keys = keys.clone();
+        tenant.managed_keys = true;
     }
     if let (Some(tokens), Some(lifespan)) = (&mut tenant.tokens, lifespan) {
         tokens.lifespan = lifespan;
@@ -131,7 +147,7 @@ fn trust(
     fault: &mut dyn FnMut(String),
 ) -> Option<Arc<TrustStore>> {
     let files = compiled.file_trust.material();
-    let in_files: Vec<[u8; 32]> =
+    let in_files: HashSet<[u8; 32]> =
         compiled.trust.anchors().iter().map(|anchor| anchor.sha256).collect();
     let mut rows = Vec::new();
     for row in state.anchors.iter().filter(|row| row.status == AnchorStatus::Enabled) {

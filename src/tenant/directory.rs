@@ -110,7 +110,10 @@ impl TenantDirectory {
             }
             for subject in tenant.trust.subjects() {
                 let tenants = by_issuer.entry(sha256(subject)).or_default();
-                if !tenants.iter().any(|known| Arc::ptr_eq(known, tenant)) {
+                // One more than is ever looked at tells that they are too many.
+                if tenants.len() <= MAX_CANDIDATES
+                    && !tenants.iter().any(|known| Arc::ptr_eq(known, tenant))
+                {
                     tenants.push(tenant.clone());
                 }
             }

@@ -109,6 +109,8 @@ pub struct Tenant {
     pub keys: Arc<SigningKeys>,
     /// `keys` are the tenant's, not those of the edge as a whole.
     pub own_keys: bool,
+    /// `keys` rotate by themselves and are shared with other nodes.
+    pub managed_keys: bool,
     pub limits: TenantLimits,
     pub metrics: Arc<TenantMetrics>,
 }

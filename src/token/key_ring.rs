@@ -32,11 +32,14 @@
 //! # Where something is wrong
 //! - A key never signs before its `sign_from`. A clock that is set back finds an older key to
 //!   sign with, or none: tokens are then refused, never signed by a key of the future.
-//! - Rows that do not open are reported and not used. Where they are all that there is of an
-//!   algorithm, no first key is made: a node with the wrong secret would else found a second
-//!   set of keys, which the other nodes cannot publish.
-//! - Deleting the key that signs stops tokens until the next one's `sign_from`; with no other
-//!   key left, a first one is due at once. After a theft delete all of that algorithm.
+//! - Rows that do not open are reported and not used. Where the newest row of an algorithm
+//!   does not open, no key of it is made here: a node with the wrong secret would else found a
+//!   second set of keys, which the other nodes cannot publish, or make a key each time it
+//!   looks, which the registry refuses each time because of that newer row.
+//! - The key that signs is deleted by force only. An older one signs on, if there is one. If
+//!   there is none, those that wait for their time are deleted too ([`KeyRing::with`]), so that
+//!   a first one is due and signs at once: tokens are missing for a moment and not for
+//!   `publish_for`. After a theft delete every key that may have been taken.
 //! - A key that a node with a clock far ahead has made holds the schedule up until its time;
 //!   its state shows a `published_at` to come. Delete it. Such a node also finds keys expired
 //!   too early: no node may run without its clock being kept.
@@ -46,7 +49,7 @@ mod tests;
 #[cfg(test)]
 mod two_nodes_tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,8 +102,8 @@ pub enum RotationSettingsFault {
     )]
     RetainedTooShortly { least: Duration },
     #[error(
-        "rotated this often, more than {} keys of an algorithm would be published at a time; a key must sign for at least {} s",
-        .most, .least.as_secs()
+        "rotated this often, more than {} keys of an algorithm would be published at a time; a key must sign for at least {}h",
+        .most, .least.as_secs().div_ceil(3_600)
     )]
     TooManyKeys { most: u32, least: Duration },
     #[error("name the algorithms to make keys for, each once")]
@@ -144,7 +147,7 @@ impl RotationSettings {
 
 /// Retired keys of one algorithm that the schedule may leave published at a time. Both
 /// algorithms, the keys that sign and some rotations by command still fit [`MAX_KEYS`].
-const SCHEDULED_KEYS: u32 = 24;
+const SCHEDULED_KEYS: u32 = 25;
 
 /// What a key is for at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,8 +176,8 @@ pub struct KeyStatus {
 pub struct KeyRing {
     /// Newest first: by `sign_from`, then by kid, so that all nodes agree.
     keys: Vec<ManagedKey>,
-    /// Algorithms with rows that do not open.
-    closed: HashSet<Algorithm>,
+    /// Algorithms with rows that do not open, and when the newest of these was published.
+    closed: HashMap<Algorithm, UnixSeconds>,
     /// Algorithms that other keys sign for: even a first key then waits for its time.
     signed_elsewhere: Vec<Algorithm>,
     secret: KeySecret,
@@ -214,7 +217,7 @@ pub enum RotationFault {
     )]
     TooManyKeys,
     #[error(
-        "there are {} keys in the registry that do not open, and none that does; give this node the secret of the others, or delete them",
+        "the newest {} key in the registry does not open here; give this node the secret of the others, or delete the key",
         .0.name()
     )]
     Closed(Algorithm),
@@ -234,7 +237,7 @@ impl KeyRing {
         let mut order: Vec<&SealedKey> = rows.iter().collect();
         order.sort_by(|a, b| b.sign_from.cmp(&a.sign_from).then_with(|| a.kid.cmp(&b.kid)));
         let (mut keys, mut faults) = (Vec::<ManagedKey>::new(), Vec::new());
-        let (mut kids, mut closed) = (HashSet::new(), HashSet::new());
+        let (mut kids, mut closed) = (HashSet::new(), HashMap::new());
         for row in order {
             let opened = if keys.len() >= MAX_KEYS {
                 Err(RowFault::TooMany(MAX_KEYS))
@@ -255,7 +258,10 @@ impl KeyRing {
                     });
                 }
                 Err(reason) => {
-                    closed.extend(Algorithm::from_name(&row.algorithm));
+                    if let Some(algorithm) = Algorithm::from_name(&row.algorithm) {
+                        let newest = closed.entry(algorithm).or_insert(row.published_at);
+                        *newest = row.published_at.max(*newest);
+                    }
                     faults.push(KeyRingFault::of(row, reason));
                 }
             }
@@ -311,7 +317,8 @@ impl KeyRing {
             .keys
             .iter()
             .flat_map(|key| [Some(key.published.sign_from), key.retires_at].into_iter().flatten());
-        let rotations = self.settings.algorithms.iter().filter_map(|algorithm| {
+        let open = self.settings.algorithms.iter().filter(|algorithm| !self.is_closed(**algorithm));
+        let rotations = open.filter_map(|algorithm| {
             self.of(*algorithm).next().map(|newest| self.rotates_at(newest))
         });
         of_keys.chain(rotations).filter(|at| *at > now).min()
@@ -321,16 +328,14 @@ impl KeyRing {
     /// is RS256: never call it where devices wait.
     ///
     /// # Errors
-    /// Where one cannot be made. Algorithms whose rows do not open are passed over in
-    /// silence: [`KeyRing::build`] has told of them.
+    /// Where one cannot be made. Algorithms whose newest row does not open are passed over in
+    /// silence: [`KeyRing::build`] has told of it.
     pub fn due(&self, now: UnixSeconds) -> Result<Vec<NewKey>, RotationFault> {
         let mut made = Vec::new();
         for algorithm in &self.settings.algorithms {
-            let due = match self.of(*algorithm).next() {
-                Some(newest) => self.rotates_at(newest) <= now,
-                None => !self.closed.contains(algorithm),
-            };
-            if due {
+            let newest = self.of(*algorithm).next();
+            let due = newest.is_none_or(|newest| self.rotates_at(newest) <= now);
+            if due && !self.is_closed(*algorithm) {
                 made.push(self.rotate_now(*algorithm, now)?);
             }
         }
@@ -342,8 +347,8 @@ impl KeyRing {
     /// wait.
     ///
     /// # Errors
-    /// Where there is no room for another key, where the algorithm's rows do not open, and
-    /// where BoringSSL fails.
+    /// Where there is no room for another key, where the algorithm's newest row does not open,
+    /// and where BoringSSL fails.
     pub fn rotate_now(
         &self,
         algorithm: Algorithm,
@@ -352,12 +357,12 @@ impl KeyRing {
         if self.keys.len() >= MAX_KEYS {
             return Err(RotationFault::TooManyKeys);
         }
-        let last_published = self.of(algorithm).map(|key| key.published_at).max();
+        if self.is_closed(algorithm) {
+            return Err(RotationFault::Closed(algorithm));
+        }
+        let last_published = self.last_published(algorithm);
         let sign_from = match last_published {
             Some(_) => now.saturating_add(self.settings.publish_for()),
-            None if self.closed.contains(&algorithm) => {
-                return Err(RotationFault::Closed(algorithm));
-            }
             None if self.signed_elsewhere.contains(&algorithm) => {
                 now.saturating_add(self.settings.publish_for())
             }
@@ -374,6 +379,34 @@ impl KeyRing {
     pub fn expired(&self, now: UnixSeconds) -> Vec<String> {
         let gone = self.keys.iter().filter(|key| key.gone(now));
         gone.map(|key| key.published.key.kid().to_string()).collect()
+    }
+
+    /// The keys to delete together with one: itself, and where it signs and nothing else could
+    /// then, those of its algorithm whose time is to come. These have signed nothing.
+    pub fn with(&self, kid: &str, now: UnixSeconds) -> Vec<String> {
+        let mut kids = vec![kid.to_owned()];
+        let found = self.keys.iter().find(|key| **key.published.key.kid() == *kid);
+        if let Some(key) = found
+            && self.state(key, now) == KeyState::Signing
+            && !self.signed_elsewhere.contains(&key.algorithm())
+        {
+            let others = || self.of(key.algorithm()).filter(|other| !std::ptr::eq(*other, key));
+            if others().all(|other| other.published.sign_from > now) {
+                kids.extend(others().map(|other| other.published.key.kid().to_string()));
+            }
+        }
+        kids
+    }
+
+    /// Whether a row that does not open was published after every key that does. The registry
+    /// takes no key of who has not seen its newest one ([`NewKey::unless_published_since`]).
+    fn is_closed(&self, algorithm: Algorithm) -> bool {
+        let open = self.last_published(algorithm);
+        self.closed.get(&algorithm).is_some_and(|closed| open.is_none_or(|open| *closed > open))
+    }
+
+    fn last_published(&self, algorithm: Algorithm) -> Option<UnixSeconds> {
+        self.of(algorithm).map(|key| key.published_at).max()
     }
 
     /// The keys of one algorithm, newest first.

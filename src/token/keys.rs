@@ -8,11 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use boring::error::ErrorStack;
 use bytes::Bytes;
-use jsonwebtoken::DecodingKey;
+use jsonwebtoken::signature::Verifier;
 use serde::Serialize;
 
 use super::Algorithm;
-use super::crypto::{Coordinates, PrivateKey, install_crypto_provider};
+use super::crypto::{Coordinates, PrivateKey, PublicKey};
 use crate::clock::UnixSeconds;
 
 /// An immutable set of keys, newest first. All are published. Of an algorithm's keys that may
@@ -159,8 +159,7 @@ pub(super) struct SigningKey {
     /// The JOSE header of every token that this key signs, base64url.
     header: String,
     jwk: String,
-    /// The public part as jsonwebtoken takes it.
-    decoding: DecodingKey,
+    public: PublicKey,
 }
 
 impl SigningKey {
@@ -172,9 +171,12 @@ impl SigningKey {
     pub(super) fn new(kid: &str, private: PrivateKey) -> Result<SigningKey, KeyFault> {
         check_kid(kid)?;
         let alg = private.algorithm().name();
-        let public = private.public_coordinates().map_err(|_| KeyFault::Unsupported)?;
-        let decoding = public.decoding_key().map_err(|_| KeyFault::Unsupported)?;
-        let jwk = Jwk { public, usage: "sig", alg, kid };
+        let coordinates = private.public_coordinates().map_err(|_| KeyFault::Unsupported)?;
+        let public = coordinates
+            .decoding_key()
+            .and_then(|key| PublicKey::new(private.algorithm().jose(), &key))
+            .map_err(|_| KeyFault::Unsupported)?;
+        let jwk = Jwk { public: coordinates, usage: "sig", alg, kid };
         let header = Header { alg, typ: "JWT", kid };
         Ok(SigningKey {
             kid: kid.into(),
@@ -182,7 +184,7 @@ impl SigningKey {
             header: URL_SAFE_NO_PAD
                 .encode(serde_json::to_vec(&header).map_err(|_| KeyFault::BadKid)?),
             jwk: serde_json::to_string(&jwk).map_err(|_| KeyFault::BadKid)?,
-            decoding,
+            public,
             private,
         })
     }
@@ -194,11 +196,8 @@ impl SigningKey {
     /// Whether `signature` (base64url) is this key's over `message`, by this key's algorithm
     /// and no other.
     pub(super) fn verifies(&self, message: &str, signature: &str) -> bool {
-        // Without a provider that crate panics; once it is installed this is one atomic read.
-        install_crypto_provider();
-        let algorithm = self.algorithm().jose();
-        jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.decoding, algorithm)
-            .unwrap_or(false)
+        let signature = URL_SAFE_NO_PAD.decode(signature);
+        signature.is_ok_and(|signature| self.public.verify(message.as_bytes(), &signature).is_ok())
     }
 
     pub(super) fn private(&self) -> &PrivateKey {

@@ -39,7 +39,7 @@ use crate::clock::{Clock, UnixSeconds};
 use crate::names::{DeviceId, TenantId};
 use crate::trust::Epoch;
 
-pub use self::bearer::{Bearer, MAX_BEARER_BYTES, NOT_BEFORE_LEEWAY, VerifiedBearer, check_bearer};
+pub use self::bearer::{Bearer, Bearers, MAX_BEARER_BYTES, NOT_BEFORE_LEEWAY, VerifiedBearer};
 pub use self::crypto::install_crypto_provider;
 pub use self::key_ring::{
     KeyRing, KeyState, KeyStatus, MAX_KEYS, NewKey, ROTATION_SLACK, RotationFault,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use serde_json::Value;
@@ -33,6 +34,15 @@ pub const MAX_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Longer answers are handed on and not remembered.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// What a remembered token may take, in bytes: an answer with a token of 2 KiB and all that is
+/// kept beside it. Longer answers take the place of several.
+const PLACE: usize = 3 * 1024;
+
+/// Names of one tenant for which a device's tokens are remembered at a time: the platform may
+/// put the name into its token's `iss` and `aud`. A device that asks by ever new ports or
+/// names of a wildcard drops tokens of its own.
+const MAX_AUTHORITIES: usize = 4;
+
 /// Seconds for which an answer is given again even if its token is past its half-life: a
 /// platform that gives its own current token again is not asked for each request.
 const PAUSE: i64 = 30;
@@ -41,11 +51,15 @@ const PAUSE: i64 = 30;
 const ENTRY: usize = 512;
 
 /// Callers of one device that may wait for the same answer; more are a device's fault.
-const MAX_WAITING: usize = 16;
+const MAX_WAITING: usize = 64;
+
+/// One tenant's flights are at most all of them divided by this.
+const TENANT_SHARE: usize = 4;
 
 /// Remembers each device's relayed token.
 pub struct RelayedTokens {
-    current: Cache<[u8; 32], Arc<RelayedToken>>,
+    /// By [`cache_key`]: the tokens of one device, the newest first, one for each authority.
+    current: Cache<[u8; 32], Arc<[Arc<RelayedToken>]>>,
     fallback_lifespan: Duration,
     flights: Arc<Flights>,
 }
@@ -53,7 +67,7 @@ pub struct RelayedTokens {
 /// A token of the platform, with the answer that carried it.
 pub struct RelayedToken {
     body: Bytes,
-    jwt: Option<Box<str>>,
+    authority: Box<str>,
     leaf_sha256: [u8; 32],
     epoch: Epoch,
     obtained_at: UnixSeconds,
@@ -73,31 +87,40 @@ pub enum Relayed {
 }
 
 impl RelayedTokens {
-    /// `capacity`: bytes, about; beyond, the token that was asked for longest ago is dropped.
+    /// `capacity`: how many tokens are remembered, each in a place of 3 KiB; beyond, the token
+    /// that was asked for longest ago is dropped. So memory stays within `capacity` × 3 KiB,
+    /// and fewer are remembered where answers are longer than that (at most 64 KiB).
     /// `fallback_lifespan`: of answers without a JWT that tells its end; at most [`MAX_KEPT`]
-    /// counts. `flights`: fetches that run or wait at one time.
+    /// counts. `flights`: fetches that run or wait at one time, those of one tenant a quarter
+    /// of them at most: the others are served while its platform hangs.
     pub fn new(capacity: u64, fallback_lifespan: Duration, flights: usize) -> RelayedTokens {
         let current = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|_, token: &Arc<RelayedToken>| token.weight())
+            .weigher(|_, tokens: &Arc<[Arc<RelayedToken>]>| {
+                tokens.iter().fold(0, |places: u32, token| places.saturating_add(token.places()))
+            })
             // Memory of devices that never come back; validity is decided by the clock.
             .time_to_live(MAX_KEPT)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let flights = Arc::new(Flights { most: flights, by_device: Mutex::default() });
+        let flights = Arc::new(Flights { most: flights, queues: Mutex::default() });
         RelayedTokens { current, fallback_lifespan, flights }
     }
 
-    /// The device's token, on the terms on which it was obtained: same leaf, same trust epoch.
+    /// The device's token, on the terms on which it was obtained: same authority, same leaf,
+    /// same trust epoch. `authority`: by which the device asks, as the platform is told it.
     pub fn get(
         &self,
         tenant: &TenantId,
         device: &DeviceId,
+        authority: &str,
         leaf_sha256: &[u8; 32],
         epoch: &Epoch,
         now: UnixSeconds,
     ) -> Relayed {
-        let Some(token) = self.current.get(&cache_key(Kind::Relayed, tenant, device)) else {
+        let tokens = self.current.get(&cache_key(Kind::Relayed, tenant, device));
+        let mut tokens = tokens.iter().flat_map(|tokens| tokens.iter());
+        let Some(token) = tokens.find(|token| *token.authority == *authority).cloned() else {
             return Relayed::None;
         };
         let on_terms = token.leaf_sha256 == *leaf_sha256 && token.epoch == *epoch;
@@ -114,18 +137,19 @@ impl RelayedTokens {
     /// Remembers what the platform answered, in the place of what was there. `body`: the whole
     /// answer; `jwt`: the token in it, where the caller found one.
     ///
-    /// What has expired, or is longer than 64 KiB, is only handed back.
+    /// What has expired, or is longer than 64 KiB, is not remembered, nor is what was there.
     #[expect(clippy::too_many_arguments, reason = "the terms of `get`, and what was obtained")]
     pub fn put(
         &self,
         tenant: &TenantId,
         device: &DeviceId,
+        authority: &str,
         leaf_sha256: &[u8; 32],
         epoch: &Epoch,
         body: Bytes,
         jwt: Option<&str>,
         now: UnixSeconds,
-    ) -> Arc<RelayedToken> {
+    ) {
         let life = jwt.and_then(|jwt| stated_life(jwt, now)).unwrap_or_else(|| Life {
             issued_at: now,
             expires_at: now.saturating_add(seconds(self.fallback_lifespan)),
@@ -134,30 +158,34 @@ impl RelayedTokens {
         let left = expires_at.saturating_sub(now).max(0);
         let token = Arc::new(RelayedToken {
             body,
-            jwt: jwt.map(Into::into),
+            authority: authority.into(),
             leaf_sha256: *leaf_sha256,
             epoch: *epoch,
             obtained_at: now,
             refresh_at: life.half().min(expires_at).max(now.saturating_add(PAUSE.min(left / 2))),
             expires_at,
         });
-        let key = cache_key(Kind::Relayed, tenant, device);
-        if left > 0 && token.size() <= MAX_ANSWER {
-            self.current.insert(key, token.clone());
-        } else {
-            self.current.invalidate(&key);
-        }
-        token
+        let fit = left > 0 && token.size() <= MAX_ANSWER;
+        let entry = self.current.entry(cache_key(Kind::Relayed, tenant, device));
+        entry.and_compute_with(|entry| {
+            let before = entry.map(|entry| entry.into_value());
+            let others = before.iter().flat_map(|tokens| tokens.iter());
+            let others =
+                others.filter(|other| *other.authority != *authority && now < other.expires_at);
+            let kept = fit.then_some(&token).into_iter().chain(others).take(MAX_AUTHORITIES);
+            let kept: Arc<[Arc<RelayedToken>]> = kept.cloned().collect();
+            if kept.is_empty() { Op::Remove } else { Op::Put(kept) }
+        });
     }
 
     /// A place in the queue of those who want a new token of this device; `None` where there
-    /// are too many, of this device or of all: answer that the edge is busy. After
+    /// are too many, of this device, of this tenant or of all: answer that the edge is busy. After
     /// [`Flight::start`] ask [`RelayedTokens::get`] again: who flew before may have put one.
     pub fn flight(&self, tenant: &TenantId, device: &DeviceId) -> Option<Flight> {
-        Flights::join(&self.flights, cache_key(Kind::Relayed, tenant, device))
+        Flights::join(&self.flights, tenant, cache_key(Kind::Relayed, tenant, device))
     }
 
-    /// Drops the device's token.
+    /// Drops the device's tokens.
     pub fn forget(&self, tenant: &TenantId, device: &DeviceId) {
         self.current.invalidate(&cache_key(Kind::Relayed, tenant, device));
     }
@@ -169,22 +197,12 @@ impl RelayedToken {
         &self.body
     }
 
-    /// The token alone.
-    pub fn jwt(&self) -> Option<&str> {
-        self.jwt.as_deref()
-    }
-
-    /// When it is given for the last time: at its end, or [`MAX_KEPT`] after it came.
-    pub fn expires_at(&self) -> UnixSeconds {
-        self.expires_at
-    }
-
     fn size(&self) -> usize {
-        self.body.len().saturating_add(self.jwt.as_ref().map_or(0, |jwt| jwt.len()))
+        self.body.len().saturating_add(self.authority.len())
     }
 
-    fn weight(&self) -> u32 {
-        u32::try_from(self.size().saturating_add(ENTRY)).unwrap_or(u32::MAX)
+    fn places(&self) -> u32 {
+        u32::try_from(self.size().saturating_add(ENTRY).div_ceil(PLACE)).unwrap_or(u32::MAX)
     }
 }
 
@@ -233,12 +251,14 @@ fn stated_life(jwt: &str, now: UnixSeconds) -> Option<Life> {
 /// Who fetches for which device.
 struct Flights {
     most: usize,
-    by_device: Mutex<Queues>,
+    queues: Mutex<Queues>,
 }
 
 #[derive(Default)]
 struct Queues {
     of_device: HashMap<[u8; 32], Queue>,
+    /// Flights of each tenant that exist; none is 0.
+    of_tenant: HashMap<TenantId, usize>,
     /// All flights that exist, running or waiting.
     count: usize,
 }
@@ -251,9 +271,10 @@ struct Queue {
 }
 
 impl Flights {
-    fn join(this: &Arc<Flights>, device: [u8; 32]) -> Option<Flight> {
+    fn join(this: &Arc<Flights>, tenant: &TenantId, device: [u8; 32]) -> Option<Flight> {
         let mut queues = this.queues();
-        if queues.count >= this.most {
+        let of_tenant = queues.of_tenant.get(tenant).copied().unwrap_or_default();
+        if queues.count >= this.most || of_tenant >= this.most.div_ceil(TENANT_SHARE) {
             return None;
         }
         let queue = queues.of_device.entry(device).or_default();
@@ -262,19 +283,21 @@ impl Flights {
         }
         queue.count += 1;
         let lock = queue.turn.clone();
+        queues.of_tenant.insert(tenant.clone(), of_tenant + 1);
         queues.count += 1;
-        Some(Flight { flights: this.clone(), device, lock })
+        Some(Flight { flights: this.clone(), tenant: tenant.clone(), device, lock })
     }
 
     /// Nothing panics under this lock.
     fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.by_device.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One's place among those who want a new token of a device.
 pub struct Flight {
     flights: Arc<Flights>,
+    tenant: TenantId,
     device: [u8; 32],
     lock: Arc<tokio::sync::Mutex<()>>,
 }
@@ -300,6 +323,12 @@ impl Drop for Flight {
     fn drop(&mut self) {
         let mut queues = self.flights.queues();
         queues.count -= 1;
+        if let Some(count) = queues.of_tenant.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                queues.of_tenant.remove(&self.tenant);
+            }
+        }
         if let Entry::Occupied(mut queue) = queues.of_device.entry(self.device) {
             queue.get_mut().count -= 1;
             if queue.get().count == 0 {

@@ -126,6 +126,8 @@ pub(super) struct Failure {
     pub depth: u32,
     /// Whether the attempt ends in an anchor.
     pub anchored: bool,
+    /// Ids of anchors that were reached by good signatures, of 16 attempts at most.
+    pub reached: Vec<u32>,
     /// The date that the fault is about.
     pub when: UnixSeconds,
     /// As in `NotTaken`.
@@ -338,6 +340,8 @@ struct RawVerdict {
     depth: u32,
     anchored: u32,
     anchor: u32,
+    reached_len: u32,
+    reached: [u32; MAX_PATH],
     when: i64,
     valid_until: i64,
     path: [Bytes; MAX_PATH],
@@ -352,6 +356,8 @@ impl RawVerdict {
         depth: 0,
         anchored: 0,
         anchor: 0,
+        reached_len: 0,
+        reached: [0; MAX_PATH],
         when: 0,
         valid_until: 0,
         path: [Bytes::EMPTY; MAX_PATH],
@@ -364,6 +370,7 @@ impl RawVerdict {
             path_len: self.path_len,
             depth: self.depth,
             anchored: self.anchored != 0,
+            reached: self.reached.iter().take(self.reached_len as usize).copied().collect(),
             when: self.when,
             detail: text(&self.detail),
         }

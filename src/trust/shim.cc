@@ -631,7 +631,7 @@ void Judge(const CertPathBuilderResultPath &path, pki_verdict *out) {
 
 // Says of all that was tried what brings the operator nearest to the cause: a path that
 // reached an anchor by good signatures, before one with a bad signature, before none.
-void Report(const CertPathBuilder::Result &result, pki_verdict *out) {
+void Report(const pki_store &store, const CertPathBuilder::Result &result, pki_verdict *out) {
   if (result.exceeded_deadline) {
     out->fault = PKI_DEADLINE;
     return;
@@ -650,6 +650,7 @@ void Report(const CertPathBuilder::Result &result, pki_verdict *out) {
   };
   pki_verdict best = *out;
   best.fault = PKI_OK;
+  uint32_t reached[PKI_MAX_PATH], reached_len = 0;
   for (const auto &path : result.paths) {
     pki_verdict here = *out;
     here.path_len = path->certs.size();
@@ -664,12 +665,18 @@ void Report(const CertPathBuilder::Result &result, pki_verdict *out) {
     } else {
       here.fault = PKI_OTHER;
     }
+    if (here.anchored && rank(here.fault) > rank(PKI_SIGNATURE) && reached_len < PKI_MAX_PATH) {
+      auto anchor = store.anchor_ids.find(path->certs.back().get());
+      if (anchor != store.anchor_ids.end()) reached[reached_len++] = anchor->second;
+    }
     bool longer = here.fault == PKI_NO_ISSUER && here.path_len > best.path_len;
     if (best.fault == PKI_OK || rank(here.fault) > rank(best.fault) ||
         (rank(here.fault) == rank(best.fault) && longer))
       best = here;
   }
   if (best.fault != PKI_OK) *out = best;
+  out->reached_len = reached_len;
+  memcpy(out->reached, reached, reached_len * sizeof(*reached));
 }
 
 void Verify(const pki_store &store, const pki_bytes *chain, size_t n, uint32_t max_intermediates,
@@ -712,7 +719,7 @@ void Verify(const pki_store &store, const pki_bytes *chain, size_t n, uint32_t m
 
   const CertPathBuilderResultPath *path = result.GetBestValidPath();
   if (!path) {
-    Report(result, out);
+    Report(store, result, out);
     out->when = out->fault == PKI_CRL_NOT_CURRENT ? search.crl_end : out->when;
     if (unparsable && out->fault == PKI_NO_ISSUER) {
       out->fault = PKI_UNPARSABLE;

@@ -67,6 +67,8 @@ struct pki_verdict {
                        // PKI_UNPARSABLE, in what was presented
   uint32_t anchored;   // whether the attempt's last certificate is an anchor
   uint32_t anchor;     // of a verified path: the id that its anchor was added under
+  uint32_t reached_len;           // without a verified path: how many anchors were reached by
+  uint32_t reached[PKI_MAX_PATH]; // good signatures, and their ids
   int64_t when;        // the date that PKI_EXPIRED, PKI_NOT_YET_VALID or PKI_CRL_NOT_CURRENT is about
   int64_t valid_until; // of a verified path: when the earliest certificate or needed CRL ends
   pki_bytes path[PKI_MAX_PATH];  // of a verified path: DER, end-entity first, inside the

@@ -39,12 +39,20 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct VerifiedChain {
     certificates: Vec<Vec<u8>>,
-    anchor: Option<usize>,
+    anchor: Option<NamedAnchor>,
     valid_until: UnixSeconds,
     leaf_sha256: [u8; 32],
     device: DeviceId,
     auto_registration: bool,
     info: LeafInfo,
+}
+
+/// What a verdict keeps of the anchor. By value: a verdict is remembered by the epoch, which
+/// says nothing of the anchors' order.
+#[derive(Debug)]
+struct NamedAnchor {
+    sha256: [u8; 32],
+    names_tenant: bool,
 }
 
 /// What [`TrustStore::verify_path`] says.
@@ -93,7 +101,7 @@ impl TrustStore {
             device,
             auto_registration: anchor.auto_registration,
             info,
-            anchor: Some(path.anchor),
+            anchor: Some(NamedAnchor { sha256: anchor.sha256, names_tenant: anchor.names_tenant }),
             valid_until: path.valid_until,
             certificates: path.certificates,
         }))
@@ -126,6 +134,20 @@ impl TrustStore {
             })),
             Err(refused) => Verdict::Refused(refused),
         }
+    }
+
+    /// Whether a chain that is refused leads all the same, by good signatures, to an anchor
+    /// that decides whose device it is where no SNI does. Verifies anew; parameters as in
+    /// [`TrustStore::verify`].
+    pub fn disowns(&self, chain: &[&[u8]], now: UnixSeconds) -> bool {
+        if check_bounds(chain, &[]).is_err() {
+            return false;
+        }
+        let Err(failure) = self.pki.verify(chain.iter().copied(), MAX_INTERMEDIATES, now) else {
+            return false;
+        };
+        let mut reached = failure.reached.iter();
+        reached.any(|id| self.anchors().get(*id as usize).is_some_and(|anchor| anchor.names_tenant))
     }
 
     /// Whether an anchor of this store might name the device of an end-entity whose path is
@@ -187,10 +209,14 @@ impl VerifiedChain {
         &self.device
     }
 
-    /// Index into [`TrustStore::anchors`]; `None`: the certificate is pinned, no anchor vouches
-    /// for it.
-    pub fn anchor(&self) -> Option<usize> {
-        self.anchor
+    /// SHA-256 of the anchor that the path ends in; `None`: the end-entity is pinned.
+    pub fn anchor(&self) -> Option<&[u8; 32]> {
+        self.anchor.as_ref().map(|anchor| &anchor.sha256)
+    }
+
+    /// Whether the anchor decides whose device this is where no SNI does.
+    pub fn names_tenant(&self) -> bool {
+        self.anchor.as_ref().is_some_and(|anchor| anchor.names_tenant)
     }
 
     /// Whether the anchor registers devices on their first call.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::ErrorType;
 
 use super::health::{Check, CheckFault};
 use super::peer;
@@ -132,6 +133,23 @@ impl Picked {
     /// check. Not for answers, whatever their status, nor for connections that broke later.
     pub fn failed(&self) {
         self.server.record(Err(CheckFault::RequestConnect));
+    }
+
+    /// Tells why there was no connection: [`Picked::failed`], unless it was a fault of this
+    /// machine (no descriptor, no port), which says nothing about the server.
+    pub fn not_connected(&self, why: &ErrorType) {
+        if matches!(
+            why,
+            ErrorType::ConnectTimedout
+                | ErrorType::ConnectRefused
+                | ErrorType::ConnectNoRoute
+                | ErrorType::TLSHandshakeFailure
+                | ErrorType::TLSHandshakeTimedout
+                | ErrorType::InvalidCert
+                | ErrorType::HandshakeError
+        ) {
+            self.failed();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use portcullis::names::{DeviceId, TenantId};
+use serde_json::json;
 
 use crate::pki::{Minted, Template};
 use crate::world::{Client, Connection, Failure, World, eventually};
@@ -182,6 +183,19 @@ fn an_intermediate_that_is_itself_an_anchor_needs_no_completion() {
     assert_eq!(leaf_only(&world).get("/inventory").unwrap().status, 200);
     let chain = [&world.acme.device, &world.acme.issuing].map(one_line).join(" ");
     assert_eq!(world.upstream.only_request().header("x-ssl-cert-chain"), [chain]);
+}
+
+/// What changes no trust costs no device its verdict.
+#[test]
+fn a_completed_chain_outlives_a_change_of_options_and_no_change_of_trust() {
+    let world = completing();
+    let mut connection = leaf_only(&world).connect().unwrap();
+    assert_eq!(connection.token(&header(&[&world.acme.issuing])).unwrap().status, 200);
+    let path = "/tenant/tenants/acme/options/oauth.internal/device-token.lifespan.seconds";
+    assert_eq!(world.api("PUT", path, json!({ "value": 600 })).status, 200);
+    assert_eq!(connection.get("/inventory").unwrap().status, 200);
+    world.operator().trust("acme", &Template::ca("Another root").self_signed(), false);
+    assert_eq!(connection.get("/inventory").unwrap().status, 401);
 }
 
 #[test]

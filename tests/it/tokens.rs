@@ -9,18 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use openssl::bn::BigNum;
-use openssl::ec::{EcGroup, EcKey};
-use openssl::ecdsa::EcdsaSig;
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::PKey;
-use openssl::rsa::Rsa;
 use openssl::sha::sha256;
-use openssl::sign::Verifier;
 use portcullis::registry::DeviceStatus;
 use serde_json::{Value, json};
 
+use crate::jwt::{Jwt, jwks, kids};
 use crate::pki::{Crl, Key, Template};
 use crate::registry::{WriteLock, set_status};
 use crate::world::{
@@ -640,76 +633,6 @@ fn refused(response: &Response, status: u16, error: &str) {
     for secret in ["acme", "globex", "device-1", "sqlite", "edge.db", ".pem", "reload"] {
         assert!(!text.contains(secret), "{text}");
     }
-}
-
-/// A token taken apart, and no library trusted with it.
-struct Jwt {
-    header: Value,
-    claims: Value,
-    signed: String,
-    signature: Vec<u8>,
-}
-
-impl Jwt {
-    #[track_caller]
-    fn of(client: &Client) -> Jwt {
-        Jwt::parse(&client.token().unwrap().access_token())
-    }
-
-    fn parse(token: &str) -> Jwt {
-        let part = |text: &str| -> Value { serde_json::from_slice(&decoded(text)).unwrap() };
-        let [header, claims, signature] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
-        Jwt {
-            header: part(header),
-            claims: part(claims),
-            signed: format!("{header}.{claims}"),
-            signature: decoded(signature),
-        }
-    }
-
-    /// Whether the key of the set that the header names has signed it (RFC 7518 section 3).
-    fn verifies(&self, jwks: &Value) -> bool {
-        let keys = jwks["keys"].as_array().unwrap();
-        let Some(key) = keys.iter().find(|key| key["kid"] == self.header["kid"]) else {
-            return false;
-        };
-        assert_eq!((&key["alg"], &key["use"]), (&self.header["alg"], &"sig".into()));
-        let number =
-            |name: &str| BigNum::from_slice(&decoded(key[name].as_str().unwrap())).unwrap();
-        let (public, signature) = match key["kty"].as_str().unwrap() {
-            "EC" => {
-                assert_eq!(key["crv"], "P-256");
-                assert_eq!(self.signature.len(), 64);
-                let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-                let (x, y) = (number("x"), number("y"));
-                let key = EcKey::from_public_key_affine_coordinates(&group, &x, &y).unwrap();
-                let [r, s] = [&self.signature[..32], &self.signature[32..]]
-                    .map(|half| BigNum::from_slice(half).unwrap());
-                let signature = EcdsaSig::from_private_components(r, s).unwrap();
-                (PKey::from_ec_key(key).unwrap(), signature.to_der().unwrap())
-            }
-            "RSA" => {
-                let key = Rsa::from_public_components(number("n"), number("e")).unwrap();
-                (PKey::from_rsa(key).unwrap(), self.signature.clone())
-            }
-            other => panic!("{other}"),
-        };
-        let mut verifier = Verifier::new(MessageDigest::sha256(), &public).unwrap();
-        // An error is a signature that is not even well-formed.
-        verifier.verify_oneshot(&signature, self.signed.as_bytes()).unwrap_or(false)
-    }
-}
-
-fn decoded(text: &str) -> Vec<u8> {
-    URL_SAFE_NO_PAD.decode(text).unwrap()
-}
-
-fn jwks(client: &Client) -> Value {
-    client.get("/.well-known/jwks.json").unwrap().json()
-}
-
-fn kids(jwks: &Value) -> Vec<&str> {
-    jwks["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap()).collect()
 }
 
 /// In alphabetical order.

@@ -72,7 +72,7 @@ fn a_tenant_whose_anchors_cannot_be_loaded_at_start_is_refused_alone() {
         put(&world, "acme-root.pem", content.as_deref());
         world.restart();
         acme_alone_is_refused(&world, what);
-        assert_eq!(world.refusals("tenant_unavailable"), 6.0, "{what}");
+        world.refused("tenant_unavailable", 6.0);
         world.write("acme-root.pem", world.acme.root.pem());
     }
     world.restart();

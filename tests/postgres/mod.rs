@@ -87,6 +87,11 @@ impl Postgres {
 
     /// With what it had, on the same port; returns when it takes connections.
     pub fn start_again(&mut self) {
+        if let Some(mut killed) = self.server.take() {
+            // Until somebody has asked how it ended, its number is taken.
+            let _ = killed.kill();
+            let _ = killed.wait();
+        }
         // Of a server that was killed: it would say that this one is ready.
         let _ = fs::remove_file(self.data().join("postmaster.pid"));
         let log = fs::File::create(self.directory.path().join("log")).unwrap();

@@ -176,6 +176,43 @@ async fn a_file_in_a_form_is_read_as_one_in_the_body() {
 }
 
 #[tokio::test]
+async fn a_stray_quote_costs_its_own_row_and_the_totals_are_right() {
+    let world = World::new().await;
+    let rows: String = (0..3_000).map(|n| format!("d{n},CERTIFICATES,x\n")).collect();
+    let csv = format!("ID,AUTH_TYPE,NAME\na,CERTIFICATES,\"rack\n{rows}b,CERTIFICATES,\"");
+    let report = world.csv(ACME_OPERATOR, "POST", PATH, &csv).await.json();
+    assert_eq!(counts(&report), [3_002, 3_000, 2, 3_000]);
+    let why = "a quote is not closed on this line; a field cannot hold line breaks";
+    assert_eq!(failures(&report), [format!("2: {why}"), format!("3003: {why}")]);
+}
+
+#[tokio::test]
+async fn a_second_file_of_a_form_is_refused_and_the_first_one_is_told_of() {
+    let world = World::new().await;
+    let file = |rows: std::ops::Range<u32>| {
+        let rows: String = rows.map(|n| format!("d{n},CERTIFICATES\n")).collect();
+        // The last row ends with its file.
+        part("file", format!("ID,AUTH_TYPE\n{rows}d,BASIC\nlast,CERTIFICATES").as_str())
+    };
+    let two = format!("{}{}--XX--\r\n", file(0..1_500), file(1_500..1_600));
+    let (status, message) = multipart(&world, ACME_OPERATOR, PATH, &two).await.refusal();
+    assert_eq!(status, 400, "{message}");
+    assert!(message.contains("second field `file`, which was not read"), "{message}");
+    assert!(
+        message.contains("1502 rows had been read, of which 1501 were registered"),
+        "{message}"
+    );
+    let acme = TenantId::parse("acme").unwrap();
+    assert_eq!(world.registry().device_count(&acme).await.unwrap(), 1_501);
+    // Other fields may stand behind the file, up to the size of those in front of it.
+    let behind = |size| format!("{}{}--XX--\r\n", file(0..10), part("note", &"x".repeat(size)));
+    assert_eq!(multipart(&world, ACME_OPERATOR, PATH, &behind(1_000)).await.status, 201);
+    let (status, message) =
+        multipart(&world, ACME_OPERATOR, PATH, &behind(300_000)).await.refusal();
+    assert!(status == 400 && message.contains("not of its file"), "{message}");
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_read_is_refused_whole() {
     let world = World::new().await;
     for (csv, why) in [
@@ -191,6 +228,47 @@ async fn a_file_that_cannot_be_read_is_refused_whole() {
     }
     let json = world.send(ACME_OPERATOR, "POST", PATH, json!({})).await;
     assert_eq!(json.refusal().0, 415);
+}
+
+/// A body of which nothing ever comes.
+struct Never;
+
+impl hyper::body::Body for Never {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn a_principal_has_two_registrations_at_a_time_and_leaves_room_for_others() {
+    let world = World::new().await;
+    let slow = || {
+        let request = request("POST", PATH, Some(ACME_OPERATOR)).header("content-type", "text/csv");
+        world.ask(request.body(Body::new(Never)).unwrap())
+    };
+    let csv = "ID,AUTH_TYPE\nd1,CERTIFICATES\n";
+    let third = async {
+        let answer = world.csv(ACME_OPERATOR, "POST", PATH, csv).await;
+        assert!(answer.headers.contains_key("retry-after"));
+        let (status, message) = answer.refusal();
+        assert!(status == 429 && message.contains("Two bulk registrations"), "{message}");
+        let other = world.csv(OPERATOR, "POST", &format!("{PATH}?tenant=acme"), csv).await;
+        assert_eq!(other.status, 201, "{:?}", other.body);
+    };
+    tokio::select! {
+        biased;
+        _ = slow() => panic!("it was answered"),
+        _ = slow() => panic!("it was answered"),
+        () = third => {}
+    }
+    // Their clients have gone, and with them what they held.
+    assert_eq!(world.csv(ACME_OPERATOR, "POST", PATH, csv).await.status, 201);
 }
 
 #[tokio::test]

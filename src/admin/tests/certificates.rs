@@ -9,6 +9,7 @@ use super::mint::{Authority, Odd};
 use super::{ACME, ACME_OPERATOR, Answer, GLOBEX_OPERATOR, NOW, OPERATOR, VIEWER, World};
 use crate::admin::text::{decimal, hex};
 use crate::names::TenantId;
+use crate::registry::{Actor, AnchorRecord, AnchorStatus, Change, Possession};
 
 fn path() -> String {
     format!("{ACME}/trusted-certificates")
@@ -162,6 +163,55 @@ async fn certificates_of_the_configuration_are_shown_and_not_changed() {
         let (status, message) = answer.refusal();
         assert!(status == 409 && message.contains("trusted_certificates"), "{message}");
     }
+}
+
+#[tokio::test]
+async fn of_a_certificate_that_is_uploaded_and_configured_the_configuration_counts() {
+    let world = World::new().await;
+    // Uploaded first, and configured later.
+    let acme = TenantId::parse("acme").unwrap();
+    let upload = AnchorRecord {
+        sha256: sha256(&world.root.der()),
+        der: world.root.der(),
+        name: "Uploaded".to_owned(),
+        status: AnchorStatus::Disabled,
+        auto_registration: false,
+        identity: "cn".to_owned(),
+        added_at: NOW,
+        changed_at: NOW,
+        possession: Possession::default(),
+    };
+    let change = Change::AddAnchors { tenant: acme.clone(), anchors: vec![upload] };
+    let actor = Actor { name: "test".to_owned(), peer: None };
+    world.registry().apply(&actor, change).await.unwrap();
+
+    let shown = world.get(VIEWER, &of(&world.root)).await.json();
+    assert_eq!((&shown["source"], &shown["status"]), (&json!("file"), &json!("ENABLED")));
+    let listed = world.get(VIEWER, &path()).await.json();
+    assert_eq!(listed["certificates"], json!([shown]));
+
+    let disable = json!({ "status": "DISABLED" });
+    let disabled = world.send(ACME_OPERATOR, "PUT", &of(&world.root), disable).await.refusal();
+    assert!(disabled.0 == 409 && disabled.1.contains("configuration file"), "{}", disabled.1);
+    assert_eq!(world.registry().tenant(&acme).anchors.len(), 1);
+
+    // The upload goes, and nobody is left to think that the certificate went with it.
+    let deleted = world.bare(ACME_OPERATOR, "DELETE", &of(&world.root)).await.refusal();
+    assert!(deleted.0 == 409 && deleted.1.contains("it stays trusted"), "{}", deleted.1);
+    assert!(world.registry().tenant(&acme).anchors.is_empty());
+    let again = world.bare(ACME_OPERATOR, "DELETE", &of(&world.root)).await.refusal();
+    assert!(again.0 == 409 && !again.1.contains("upload"), "{}", again.1);
+}
+
+#[tokio::test]
+async fn a_list_of_certificates_is_given_up_past_what_a_tenant_may_have() {
+    let world = World::new().await;
+    let bulk = format!("{}/bulk", path());
+    let list = |entries: usize| json!({ "certificates": vec![json!({}); entries] });
+    let (status, message) = world.send(ACME_OPERATOR, "POST", &bulk, list(10_001)).await.refusal();
+    assert!(status == 400 && message.contains("more than 10000"), "{message}");
+    let (status, message) = world.send(ACME_OPERATOR, "POST", &bulk, list(10_000)).await.refusal();
+    assert!(status == 422 && message.contains("Certificate 1 of the list"), "{message}");
 }
 
 #[tokio::test]

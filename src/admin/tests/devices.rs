@@ -1,9 +1,13 @@
 //! Devices and their pins.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use boring::sha::sha256;
 use serde_json::{Value, json};
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::mint::Authority;
 use super::{ACME, ACME_OPERATOR, GLOBEX_OPERATOR, VIEWER, World};
@@ -174,4 +178,36 @@ async fn devices_of_another_tenant_are_out_of_reach() {
     let own = "/tenant/tenants/globex/devices/d1";
     assert_eq!(world.get(GLOBEX_OPERATOR, own).await.refusal().0, 404);
     assert_eq!(world.get(VIEWER, &path("d1")).await.status, 200);
+}
+
+/// What is logged while it is held, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn only_what_has_changed_is_logged_as_a_change() {
+    let world = World::new().await;
+    let log = Log::default();
+    let writer = log.clone();
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false);
+    let layer = layer.with_writer(move || writer.clone());
+    let _logged = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let pins = format!("{ACME}/devices/d1/pins");
+    for (status, events) in [(201, 1), (200, 1)] {
+        let pin = json!({ "sha256": "ab".repeat(32) });
+        assert_eq!(world.send(ACME_OPERATOR, "POST", &pins, pin).await.status, status);
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("device.pin").count(), events, "{status}: {text}");
+    }
 }

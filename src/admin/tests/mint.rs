@@ -94,6 +94,15 @@ impl Authority {
         })
     }
 
+    /// As [`Authority::client`], valid until `not_after`.
+    pub fn client_until(&self, name: &str, not_after: i64) -> (Vec<u8>, Vec<u8>) {
+        self.issue(name, |builder, _| {
+            builder.set_not_after(&Asn1Time::from_unix(not_after).unwrap()).unwrap();
+            let usage = ExtendedKeyUsage::new().client_auth().build().unwrap();
+            builder.append_extension(&usage).unwrap();
+        })
+    }
+
     fn issue(&self, name: &str, extend: impl Fn(&mut X509Builder, &X509)) -> (Vec<u8>, Vec<u8>) {
         let key = new_key();
         let mut builder = builder(name, &key);

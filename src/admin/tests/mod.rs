@@ -17,6 +17,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -32,7 +33,7 @@ use tempfile::TempDir;
 
 use super::auth::Peer;
 use super::keys::{KeyControl, KeyControlFault, KeyInfo};
-use super::{AdminPort, routes};
+use super::{Admin, AdminPort, WORKS, routes};
 use crate::admin_settings::{AdminSettings, AdminTls, Credential, CredentialSecret, Role};
 use crate::clock::Clock;
 use crate::config::Compiler;
@@ -84,6 +85,7 @@ pub struct World {
     pub keys: Arc<Keys>,
     /// The CA of acme's and globex' configuration.
     pub root: Authority,
+    admin: Arc<Admin>,
     router: Router,
 }
 
@@ -139,7 +141,7 @@ impl World {
         let settings = RegistrySettings::new(format!("sqlite:{}", path.display()));
         let registry = Registry::open(settings, clock.clone(), metrics.clone()).await.unwrap();
         let gate = Gate::new(clock.clone(), metrics.clone(), registry, 100, 100);
-        let tickets = TicketKeys::new([7; 32], std::time::Duration::from_secs(3600), clock.clone());
+        let tickets = TicketKeys::new([7; 32], Duration::from_secs(3600), clock.clone());
         let generation = Generation {
             // Nobody follows the registry here.
             registry_version: u64::MAX,
@@ -151,8 +153,9 @@ impl World {
         let edge = Arc::new(Edge::new(gate, metrics, tickets, 100, generation));
         let keys = Arc::new(Keys::default());
         let port = AdminPort::new(settings_with(credentials, None), edge.clone(), keys.clone());
-        let router = routes::router(port.unwrap().0);
-        World { directory, clock, edge, keys, root, router }
+        let AdminPort(admin) = port.unwrap();
+        let router = routes::router(admin.clone());
+        World { directory, clock, edge, keys, root, admin, router }
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
@@ -260,13 +263,14 @@ impl KeyControl for Keys {
         Ok(())
     }
 
-    async fn delete(&self, actor: &Actor, kid: &str) -> Result<(), KeyControlFault> {
+    async fn delete(&self, actor: &Actor, kid: &str, force: bool) -> Result<(), KeyControlFault> {
         match kid {
             "old" => {
                 self.deleted.lock().unwrap().insert(kid.to_owned(), actor.name.clone());
                 Ok(())
             }
-            "present" => Err(KeyControlFault::Signing),
+            "present" if !force => Err(KeyControlFault::Signing),
+            "present" => Ok(()),
             _ => Err(KeyControlFault::NotFound),
         }
     }
@@ -294,4 +298,27 @@ async fn probes_need_no_credential_and_no_name() {
     world.edge.start_drain();
     let draining = world.ask(Request::builder().uri("/readyz").body(Body::empty()).unwrap()).await;
     assert_eq!((draining.status, &draining.body[..]), (503, &b"draining\n"[..]));
+}
+
+#[tokio::test]
+async fn work_keeps_its_place_when_its_client_has_gone() {
+    let world = World::new().await;
+    let (begun, began) = tokio::sync::oneshot::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let admin = world.admin.clone();
+    let request = tokio::spawn(async move {
+        let work = move || {
+            begun.send(()).unwrap();
+            // Until the test lets go.
+            let _ = ended.recv();
+        };
+        admin.work(work).await
+    });
+    began.await.unwrap();
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    assert_eq!(world.admin.works.available_permits(), WORKS - 1);
+    drop(end);
+    let all = world.admin.works.acquire_many(WORKS.try_into().unwrap());
+    assert!(tokio::time::timeout(Duration::from_secs(10), all).await.is_ok());
 }

@@ -1,6 +1,6 @@
 //! The port over real sockets: half-open connections, deadlines, TLS.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::mint::Authority;
 use super::{CONFIG, Keys, OPERATOR, World, credentials, settings_with};
 use crate::admin::{AdminFault, AdminPort};
 use crate::admin_settings::{AdminTls, Credential, CredentialSecret, Role};
+use crate::clock::Clock;
 
 /// A port on a runtime of its own, asked by blocking clients.
 struct Port {
@@ -153,13 +154,51 @@ fn a_client_certificate_of_the_ca_is_a_principal_by_its_common_name() {
     };
     assert!(as_client(Some(clients.client("ops-1", true))).starts_with("HTTP/1.1 200"));
     assert!(as_client(Some(clients.client("ops-2", true))).starts_with("HTTP/1.1 401"));
-    // No certificate, one of another CA (a device's, say), one that is not for clients.
-    assert_eq!(as_client(None), "");
+    // None: a token is as good as ever, and the probes take neither.
+    assert!(as_client(None).starts_with("HTTP/1.1 401"));
+    let mut stream = port.tls(&server, None).unwrap();
+    assert!(ask(&mut stream, "/edge/tenants", Some(OPERATOR)).starts_with("HTTP/1.1 200"));
+    let mut stream = port.tls(&server, None).unwrap();
+    assert!(ask(&mut stream, "/healthz", None).starts_with("HTTP/1.1 200"));
+    // One of another CA (a device's, say), one that is not for clients.
     assert_eq!(as_client(Some(Authority::new("Operators CA").client("ops-1", true))), "");
     assert_eq!(as_client(Some(clients.client("ops-1", false))), "");
     // A token of another principal on top of a certificate: the token counts.
     let mut stream = port.tls(&server, Some(clients.client("ops-2", true))).unwrap();
     assert!(ask(&mut stream, "/edge/tenants", Some(OPERATOR)).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_connection_ends_with_its_client_certificate_whoever_asks() {
+    let (server, clients) = (Authority::new("Server CA"), Authority::new("Operators CA"));
+    let port = Port::open(Some(tls_settings(&server, Some(&clients))), Vec::new());
+    let ends = Clock::system().now() + 4;
+    let mut stream = port.tls(&server, Some(clients.client_until("ops-1", ends))).unwrap();
+    let request = format!(
+        "GET /edge/tenants HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {OPERATOR}\r\n\r\n"
+    );
+    // Each request of a known principal moves the end of the connection, but not past this.
+    stream.get_ref().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let (mut answered, mut ended) = (0, false);
+    while !ended && stream.write_all(request.as_bytes()).is_ok() {
+        assert!(Clock::system().now() < ends + 3, "{answered} answers, and no end");
+        // The answer, and the silence behind it.
+        for _ in 0..2 {
+            let mut answer = [0; 16 * 1024];
+            match stream.read(&mut answer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => ended = true,
+                Ok(_) => {
+                    assert!(answer.starts_with(b"HTTP/1.1 200"));
+                    answered += 1;
+                }
+            }
+        }
+    }
+    assert!(answered > 0);
+    let late = port.tls(&server, Some(clients.client_until("ops-1", ends)));
+    let late = late.map_or_else(|_| String::new(), |mut stream| ask(&mut stream, "/healthz", None));
+    assert_eq!(late, "");
 }
 
 #[tokio::test]

@@ -68,6 +68,14 @@ async fn a_list_comes_as_json_as_csv_or_in_a_form() {
         .body(Body::from(form))
         .unwrap();
     assert_eq!(world.ask(request).await.status, 204);
+    let two = "--XX\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nserialNumberInHex\r\n04\r\n\r\n";
+    let two = format!("{two}{}--XX--\r\n", two.replace("04", "05"));
+    let request = super::request("PUT", &path(), Some(ACME_OPERATOR))
+        .header("content-type", "multipart/form-data; boundary=XX")
+        .body(Body::from(two))
+        .unwrap();
+    let (status, message) = world.ask(request).await.refusal();
+    assert!(status == 400 && message.contains("second field `file`"), "{message}");
     let again = json!({ "crls": [{ "serialNumberInHex": "1", "revocationDate": "2020-01-01" }] });
     assert_eq!(world.send(ACME_OPERATOR, "PUT", &path(), again).await.status, 204);
     let state = world.registry().tenant(&TenantId::parse("acme").unwrap());
@@ -89,7 +97,8 @@ async fn a_bad_row_refuses_the_whole_list() {
         (row("xyz", "2026-01-01"), "Entry 2 of crls: serialNumberInHex"),
         (row("0", "2026-01-01"), "Entry 2 of crls: serialNumberInHex"),
         (row(&"1".repeat(41), "2026-01-01"), "Entry 2 of crls: serialNumberInHex"),
-        (row("02", "tomorrow"), "Entry 2 of crls: revocationDate"),
+        (row("02", "tomorrow"), "Entry 2 of crls: revocationDate is RFC 3339"),
+        (row("02", "2027-01-16T08:00:01Z"), "Entry 2 of crls: revocationDate lies in the future"),
         (json!({ "crls": [] }), "no serial number"),
     ] {
         let (status, message) = world.send(ACME_OPERATOR, "PUT", OWN, body).await.refusal();
@@ -103,6 +112,21 @@ async fn a_bad_row_refuses_the_whole_list() {
     assert_eq!(world.csv(ACME_OPERATOR, "PUT", OWN, csv).await.status, 204);
     let state = world.registry().tenant(&TenantId::parse("acme").unwrap());
     assert_eq!(state.revocations.len(), 5_000);
+}
+
+#[tokio::test]
+async fn a_revocation_is_dated_a_day_ahead_at_most() {
+    let world = World::new().await;
+    let csv = |date: &str| format!("serialNumberInHex,revocationDate\n01,\n02,{date}\n");
+    let (status, message) =
+        world.csv(ACME_OPERATOR, "PUT", OWN, &csv("2036-01-01")).await.refusal();
+    assert!(status == 422 && message.contains("Line 3: revocationDate lies in the"), "{message}");
+    assert!(message.contains("takes effect at once"), "{message}");
+    let state = || world.registry().tenant(&TenantId::parse("acme").unwrap());
+    assert!(state().revocations.is_empty());
+    let tomorrow = csv("2027-01-16T08:00:00Z");
+    assert_eq!(world.csv(ACME_OPERATOR, "PUT", OWN, &tomorrow).await.status, 204);
+    assert_eq!(state().revocations["2"], super::NOW + 86_400);
 }
 
 #[tokio::test]

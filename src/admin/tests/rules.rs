@@ -72,12 +72,14 @@ async fn too_many_wrong_tokens_are_told_when_to_come_back() {
     for _ in 0..10 {
         assert_eq!(world.get("wrong", "/edge/tenants").await.refusal().0, 401);
     }
-    let answer = world.get(OPERATOR, "/edge/tenants").await;
+    let answer = world.get("wrong", "/edge/tenants").await;
     assert_eq!(answer.refusal().0, 429);
+    // The right one comes from the same address.
+    assert_eq!(world.get(OPERATOR, "/edge/tenants").await.status, 200);
     let seconds: i64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=60).contains(&seconds));
     world.clock.advance(seconds);
-    assert_eq!(world.get(OPERATOR, "/edge/tenants").await.status, 200);
+    assert_eq!(world.get("wrong", "/edge/tenants").await.refusal().0, 401);
 }
 
 #[tokio::test]
@@ -120,6 +122,40 @@ async fn bad_bodies_are_refused_in_the_format_of_every_refusal() {
     assert!(put(json, long.into_bytes()).await.refusal().1.len() < 500);
     let vendor = Some("application/vnd.com.nsn.cumulocity.device+json; charset=UTF-8");
     assert_eq!(put(vendor, br#"{"status":"BLOCKED"}"#.to_vec()).await.refusal().0, 404);
+}
+
+#[tokio::test]
+async fn a_list_is_no_object_at_any_place_of_a_body() {
+    let world = World::new().await;
+    let device = format!("{ACME}/devices/m1");
+    let pins = format!("{device}/pins");
+    let pin = json!({ "sha256": "ab".repeat(32) });
+    assert_eq!(world.send(OPERATOR, "POST", &pins, pin).await.status, 201);
+    let option = format!("{ACME}/options/oauth.internal/device-token.lifespan.seconds");
+    let certificates = format!("{ACME}/trusted-certificates");
+    let bulk = format!("{certificates}/bulk");
+    let crl = format!("{certificates}/settings/crl");
+    let pem = super::mint::Authority::new("Another root").pem();
+    for (method, path, body) in [
+        ("PUT", &device, json!(["BLOCKED"])),
+        ("POST", &pins, json!([null, "cd".repeat(32), null])),
+        ("PUT", &option, json!([600])),
+        ("POST", &certificates, json!([pem, "Name"])),
+        ("POST", &bulk, json!([[{ "certInPemFormat": pem }]])),
+        ("POST", &bulk, json!({ "certificates": [[pem]] })),
+        ("PUT", &crl, json!([[{ "serialNumberInHex": "01" }]])),
+        ("PUT", &crl, json!({ "crls": [["01", "2026-01-01"]] })),
+        ("PUT", &crl, json!({ "crls": [["01"]] })),
+        ("POST", &"/edge/signing-keys/rotate".to_owned(), json!([])),
+        ("POST", &"/edge/signing-keys/rotate".to_owned(), json!(["ES256"])),
+    ] {
+        let (status, message) = world.send(OPERATOR, method, path, body.clone()).await.refusal();
+        assert!(status == 400 && message.contains("an object"), "{path} {body}: {message}");
+    }
+    let kept = world.get(OPERATOR, &device).await.json();
+    assert_eq!((&kept["status"], &kept["pins"]), (&json!("ACTIVE"), &json!(["ab".repeat(32)])));
+    let trail = world.get(OPERATOR, "/edge/audit").await.json();
+    assert_eq!(trail["records"].as_array().unwrap().len(), 1, "{trail}");
 }
 
 #[tokio::test]

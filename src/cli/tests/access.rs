@@ -184,6 +184,78 @@ fn a_client_certificate_is_shown_where_the_edge_wants_one() {
     assert_eq!(edge.lines().len(), 1);
 }
 
+/// Whether an edge is well, and what was printed.
+fn health(environment: Option<&str>, given: &[&str]) -> Result<(bool, String), (u8, String)> {
+    let start = ["portcullis", "health"];
+    let arguments = Arguments::try_parse_from(start.iter().chain(given)).unwrap();
+    let Command::Health(health) = arguments.command else { panic!() };
+    let mut out = Vec::new();
+    let set = |name: &str| environment.filter(|_| name == "PORTCULLIS_ADMIN").map(OsString::from);
+    let well = health.run(set, &mut out);
+    let well = well.map_err(|error| (code_of(&error), format!("{error:#}")))?;
+    Ok((well, String::from_utf8(out).unwrap()))
+}
+
+#[test]
+fn health_is_asked_over_tls_of_an_edge_with_the_right_name_and_ca() {
+    let files = Files::new();
+    let edge = tls_edge(&files, false);
+    let foreign =
+        files.write("foreign.pem", certificate("CA", &ec_key(), None).to_pem().unwrap(), 0o644);
+    let own = files.path("ca.pem");
+    let own = own.to_str().unwrap();
+    let (address, url) = (edge.address.to_string(), format!("https://{}", edge.address));
+    let well = Ok((true, "{\"keys\":[]}\n".to_owned()));
+    for admin in [&address, &url] {
+        let ask = |given: &[&str]| health(None, &[&["--admin", admin], given].concat());
+        assert_eq!(ask(&["--ca", own]), well);
+        assert_eq!(ask(&["--ca", own, "--server-name", "127.0.0.1", "--ready"]), well);
+        for (given, hint) in [
+            (&["--ca", &foreign][..], "--ca FILE"),
+            (&["--ca", own, "--server-name", "other.example.com"], "--server-name NAME"),
+            (&[], "--ca FILE"),
+        ] {
+            let (code, error) = ask(given).unwrap_err();
+            assert!(code == 1 && error.contains(hint) && error.lines().count() == 1, "{error}");
+        }
+    }
+    assert_eq!(edge.lines(), ["GET /healthz", "GET /readyz"].repeat(2));
+}
+
+#[test]
+fn health_is_asked_in_cleartext_without_a_ca() {
+    for (status, well) in [(200, true), (503, false)] {
+        let edge = Edge::start(move |_| answer(status, "as it is\u{1b}[1m"));
+        let expected = Ok((well, "as it is\\u{1b}[1m\n".to_owned()));
+        let port = edge.address.port();
+        for admin in [edge.address.to_string(), edge.url(), format!("http://localhost:{port}/")] {
+            assert_eq!(health(None, &["--admin", &admin]), expected, "{admin}");
+            assert_eq!(health(Some(&admin), &[]), expected, "{admin}");
+            // What is given counts before what is set.
+            assert_eq!(health(Some("http://192.0.2.1"), &["--admin", &admin]), expected);
+        }
+        assert_eq!(edge.asked()[0].header("host"), Some(&*edge.address.to_string()));
+    }
+}
+
+#[test]
+fn health_says_what_is_wrong_with_its_address() {
+    for (environment, given, hint) in [
+        (None, &["--admin", "localhost:9090"][..], "--admin: "),
+        (None, &["--admin", "127.0.0.1"], "--admin: "),
+        (Some("ftp://127.0.0.1"), &[], "PORTCULLIS_ADMIN: neither http nor https"),
+        (Some("http://127.0.0.1:1/x"), &[], "a path has no place"),
+        (None, &["--admin", "http://127.0.0.1:1", "--ca", "ca.pem"], "need https"),
+        (None, &["--server-name", "edge.example.com"], "need https"),
+    ] {
+        let (code, error) = health(environment, given).unwrap_err();
+        assert!(code == USAGE && error.contains(hint), "{given:?}: {error}");
+    }
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, error) = health(Some(&format!("http://{free}")), &[]).unwrap_err();
+    assert!(code == 1 && error.contains(&free.to_string()) && error.contains("`--admin URL`"));
+}
+
 #[test]
 fn a_token_on_a_plain_connection_to_another_machine_is_warned_of() {
     let files = Files::new();

@@ -92,6 +92,14 @@ fn principals_that_cannot_be_told_apart_are_faults() {
         ),
         ("admin: { tls: { certificate: { chain: acme.pem } } }", "1:30: the key `key` is missing"),
         ("admin: { hosts: [192.0.2.1] }", "1:18: "),
+        (
+            "admin: { tls: { certificate: { chain: acme.pem, key: k1.pem } } }",
+            "1:54: `k1.pem`: the key does not belong to the first certificate",
+        ),
+        (
+            "admin: { tls: { certificate: { chain: acme.pem, key: acme.key }, client_ca: k1.pem } }",
+            "1:77: `k1.pem`: ",
+        ),
     ] {
         one_fault(line, expected);
     }
@@ -132,6 +140,11 @@ fn a_registry_is_a_file_or_postgresql_on_a_protected_way() {
         assert!(!site(&line).faults()[0].contains("secret"));
     }
     one_fault(
+        "registry: { url: \"postgres://u@localhost/d?sslmod=x\" }",
+        "1:18: the registry's url is not usable: after '?' it has a parameter other than",
+    );
+    one_fault("registry: { url: \"sqlite:a%20b.db\" }", "1:18: the registry's url is not usable");
+    one_fault(
         "registry: { url: \"sqlite:a.db\", password_file: password }",
         "1:48: SQLite has no password",
     );
@@ -166,6 +179,7 @@ fn keys_are_published_long_enough_for_every_verifier() {
     tenant(&compiled, "acme");
     let (rotation, _) = compiled.settings.rotation.unwrap();
     assert_eq!(rotation.every, Duration::from_secs(30 * 86_400));
+    assert_eq!(with_tokens("rotation: { secret_file: keys.secret, every: 29h }").faults().len(), 0);
     for (tokens, expected) in [
         (
             "rotation: { secret_file: keys.secret, publish_for: 15m }",
@@ -173,7 +187,12 @@ fn keys_are_published_long_enough_for_every_verifier() {
         ),
         (
             "rotation: { secret_file: keys.secret, every: 1d }",
-            "5:49: rotated this often, more than 24 keys",
+            "5:49: rotated this often, more than 25 keys of an algorithm would be published at a \
+             time; a key must sign for at least 29h",
+        ),
+        (
+            "rotation: { secret_file: keys.secret, publish_for: 1h, every: 1d }",
+            "5:66: rotated this often",
         ),
         (
             "rotation: { secret_file: zeros.secret }",
@@ -215,14 +234,14 @@ fn with_tenant(lines: &str) -> Site {
 fn what_a_tenant_says_of_tokens_goes_together() {
     use crate::tenant::{ForeignBearers, TokenSource};
     let good = with_tenant(
-        "    tokens: { source: platform, oauth: true, oauth_issuer: \"https://{server_name}:8443\" }\n    \
+        "    tokens: { oauth: true, oauth_issuer: \"https://{server_name}:8443\" }\n    \
          bearers: { verify: true, foreign: refuse }\n",
     )
     .compiled();
     let acme = tenant(&good, "acme");
     let issuer = acme.tokens.as_ref().and_then(|tokens| tokens.oauth_issuer.clone());
     assert_eq!(issuer.as_deref(), Some("https://acme.example.com:8443"));
-    assert_eq!(acme.token_source, TokenSource::Platform);
+    assert_eq!(acme.token_source, TokenSource::Edge);
     assert_eq!(acme.bearers.foreign, ForeignBearers::Refuse);
     for (lines, expected) in [
         ("    bearers: { foreign: refuse }\n", "15:16: foreign bearers can be told only where"),
@@ -232,6 +251,14 @@ fn what_a_tenant_says_of_tokens_goes_together() {
         ),
         (
             "    tokens: { oauth: true, oauth_issuer: \"https://a.example/\" }\n",
+            "15:42: not an issuer of RFC 8414",
+        ),
+        (
+            "    tokens: { source: platform }\n    bearers: { verify: true, foreign: refuse }\n",
+            "15:13: the platform's own tokens would be refused here",
+        ),
+        (
+            "    tokens: { oauth: true, oauth_issuer: \"https://a.example/x\" }\n",
             "15:42: not an issuer of RFC 8414",
         ),
         (

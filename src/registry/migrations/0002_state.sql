@@ -28,6 +28,8 @@ ALTER TABLE devices ADD COLUMN device_type TEXT;
 ALTER TABLE devices ADD COLUMN name TEXT;
 ALTER TABLE devices ADD COLUMN version BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX devices_by_version ON devices (version, tenant, device_id);
+-- Few of many: to list them takes no look at the others.
+CREATE INDEX devices_blocked ON devices (tenant, device_id) WHERE status = 'blocked';
 
 -- End-entity certificates that stand for a device without any anchor.
 CREATE TABLE pins (
@@ -90,7 +92,8 @@ CREATE TABLE signing_keys (
     version      BIGINT NOT NULL
 );
 
--- One row for each transaction that somebody asked for; the id is its version.
+-- One row for each transaction that somebody asked for; the id is its version. Rows go when
+-- they are older than 400 days.
 CREATE TABLE audit (
     id     BIGINT NOT NULL PRIMARY KEY,
     at     BIGINT NOT NULL,
@@ -101,3 +104,4 @@ CREATE TABLE audit (
     detail TEXT   NOT NULL
 );
 CREATE INDEX audit_by_tenant ON audit (tenant, id);
+CREATE INDEX audit_by_time ON audit (at);

@@ -13,6 +13,8 @@ on_both_engines!(
     a_page_goes_on_after_the_last_device_and_stays_in_its_tenant,
     nothing_in_a_prefix_is_a_wildcard_or_sql,
     whoever_changed_what_is_found_newest_first,
+    the_audit_trail_reaches_back_four_hundred_days,
+    devices_are_counted_alike_in_memory_and_in_the_store,
     what_is_out_of_bounds_is_refused_before_the_store,
 );
 
@@ -209,6 +211,23 @@ async fn nothing_in_a_prefix_is_a_wildcard_or_sql(home: Home) {
         assert!(ids(&registry, by(odd)).await.is_empty(), "{odd:?}");
     }
     assert!(ids(&registry, by(&"a".repeat(100_000))).await.is_empty());
+    for id in ["a", "a-", "az", "azz", "aa", "b"] {
+        register(&registry, id).await.unwrap();
+    }
+    assert_eq!(ids(&registry, by("a")).await, ["a", "a-", "a=b", "aXb", "a_b", "aa", "az", "azz"]);
+    let behind = |after: &str, prefix| DeviceQuery { after: Some(device(after)), ..by(prefix) };
+    assert_eq!(ids(&registry, behind("a_b", "a")).await, ["aa", "az", "azz"]);
+    assert_eq!(ids(&registry, behind("A", "az")).await, ["az", "azz"]);
+    assert!(ids(&registry, behind("b", "az")).await.is_empty());
+    let blocked = Some(DeviceStatus::Blocked);
+    apply(&registry, set_status("azz", DeviceStatus::Blocked)).await;
+    apply(&registry, set_status("b", DeviceStatus::Blocked)).await;
+    assert_eq!(ids(&registry, DeviceQuery { status: blocked, ..by("a") }).await, ["azz"]);
+    let active = DeviceQuery { status: Some(DeviceStatus::Active), ..behind("aa", "a") };
+    assert_eq!(ids(&registry, active).await, ["az"]);
+    for id in ["a", "a-", "az", "azz", "aa", "b"] {
+        apply(&registry, delete(id)).await;
+    }
     assert_eq!(ids(&registry, page(u32::MAX)).await.len(), 4);
 }
 
@@ -250,6 +269,50 @@ async fn whoever_changed_what_is_found_newest_first(home: Home) {
     assert_eq!(query(None, Some(all[1].id), 1).await.unwrap(), all[2..3]);
     let of_acme = query(Some(acme()), None, 10).await.unwrap();
     assert_eq!(of_acme, [all[0].clone(), all[3].clone()]);
+}
+
+async fn the_audit_trail_reaches_back_four_hundred_days(home: Home) {
+    let clock = Clock::manual(NOW);
+    let registry = Registry::open(home.settings(), clock.clone(), metrics()).await.unwrap();
+    home.sql(
+        "INSERT INTO audit (id, at, actor, action, target, detail)
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
+         SELECT -i, 5, 'ops', 'option.set', 'c/k', '' FROM n",
+    )
+    .await;
+    // Some with each change.
+    apply(&registry, option("a", Some("v"))).await;
+    assert_eq!(home.number("SELECT COUNT(*) FROM audit").await, 501);
+    clock.advance(AUDIT_KEPT);
+    apply(&registry, option("b", Some("v"))).await;
+    clock.advance(1);
+    apply(&registry, option("c", Some("v"))).await;
+    let audit = AuditQuery { limit: 9, ..AuditQuery::default() };
+    let audit = registry.audit(audit).await.unwrap();
+    let told: Vec<_> = audit.iter().map(|row| &*row.target).collect();
+    assert_eq!(told, ["oauth.internal/c", "oauth.internal/b"]);
+}
+
+async fn devices_are_counted_alike_in_memory_and_in_the_store(home: Home) {
+    let registry = home.open().await;
+    let counts = async |registry: &Registry, tenant: &TenantId| {
+        (registry.known_devices(tenant), registry.device_count(tenant).await.unwrap())
+    };
+    register(&registry, "a").await.unwrap();
+    register(&registry, "a").await.unwrap();
+    apply(&registry, bulk(&["a", "b", "c"])).await;
+    apply(&registry, pin("d", LEAF)).await;
+    let other = tenant("umbrella");
+    registry.register(&other, &device("a"), &LEAF, &ANCHOR).await.unwrap();
+    assert_eq!(counts(&registry, &acme()).await, (4, 4));
+    apply(&registry, delete("d")).await;
+    apply(&registry, set_status("a", DeviceStatus::Blocked)).await;
+    assert_eq!(counts(&registry, &acme()).await, (3, 3));
+    assert_eq!(counts(&registry, &other).await, (1, 1));
+    assert_eq!(counts(&registry, &tenant("nobody")).await, (0, 0));
+    registry.close().await;
+    let registry = home.open().await;
+    assert_eq!(counts(&registry, &acme()).await, (3, 3));
 }
 
 async fn what_is_out_of_bounds_is_refused_before_the_store(home: Home) {

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
+use crate::registry::postgres::Postgres;
 
 /// Polls so seldom that only a notification can be in time.
 fn deaf_to_polls(home: &Home) -> RegistrySettings {
@@ -42,6 +43,21 @@ async fn a_notification_tells_the_other_node_within_a_second() {
     })
     .await;
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+/// What was answered outlives the server, whatever its database is set up for.
+#[tokio::test]
+async fn a_commit_waits_for_the_disk_where_the_database_says_otherwise() {
+    for (set_up, in_force) in [("off", "on"), ("local", "local")] {
+        let home = Home::postgres();
+        let url = home.settings().url;
+        let and = if url.contains('?') { '&' } else { '?' };
+        let url = format!("{url}{and}options=-csynchronous_commit%3D{set_up}");
+        let (mut connection, _) = Postgres::new(&url).unwrap().reconnect().await.unwrap();
+        let (now,): (String,) =
+            sqlx::query_as("SHOW synchronous_commit").fetch_one(&mut connection).await.unwrap();
+        assert_eq!(now, in_force);
+    }
 }
 
 #[tokio::test]
@@ -230,4 +246,69 @@ async fn tls_is_as_strict_as_the_url_says() {
     }
     let error = open("127.0.0.1", "verify-full").await.err().unwrap();
     assert!(matches!(error, RegistryError::Open { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_with_another_default_isolation_costs_no_write() {
+    let home = Home::postgres();
+    home.sql("ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'").await;
+    let nodes = [home.open().await, home.open().await];
+    let tasks: Vec<_> = (0..100)
+        .map(|number| {
+            let node = nodes[number % 2].clone();
+            tokio::spawn(async move { register(&node, &format!("d{number}")).await.unwrap() })
+        })
+        .collect();
+    for task in tasks {
+        assert!(task.await.unwrap().created);
+    }
+    for number in 0..20 {
+        let (edge, key, value) = (Actor::edge(), format!("k{number}"), Some("v"));
+        let (one, other) = tokio::join!(
+            nodes[0].apply(&edge, option(&key, value)),
+            nodes[1].apply(&edge, option(&key, value)),
+        );
+        assert_eq!((one.unwrap(), other.unwrap()), (Outcome::Done, Outcome::Done));
+    }
+}
+
+/// What the log has taken.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_told_of_changes_says_so_once_and_once_when_it_is() {
+    let mut home = Home::postgres();
+    let Home::Postgres(postgres) = &mut home else { panic!() };
+    let url = postgres.url();
+    postgres.stop();
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false);
+    let _log = tracing::subscriber::set_default(log.finish());
+    let count = |what: &str| {
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains(what)).count()
+    };
+    let ear = crate::registry::postgres::Postgres::new(&url).unwrap().listen(Arc::default());
+    eventually("it says so", || count("WARN") == 1).await;
+    // Several more attempts.
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!((count("WARN"), count("again")), (1, 0));
+    let Home::Postgres(postgres) = &mut home else { panic!() };
+    postgres.start_again();
+    eventually("it says so again", || count("told of other nodes' changes again") == 1).await;
+    assert_eq!(count("WARN"), 1);
+    ear.abort();
 }

@@ -6,7 +6,8 @@ use super::*;
 on_both_engines!(
     anchors_are_added_all_or_none,
     an_anchor_is_changed_field_by_field_and_deleted,
-    possession_is_kept_with_its_anchor,
+    possession_goes_its_way_step_by_step_and_each_is_told,
+    what_was_added_and_revoked_stands_in_the_audit_trail,
     revocations_are_written_over_and_bounded,
     options_are_set_and_deleted,
     of_two_nodes_that_rotate_at_once_one_wins,
@@ -68,26 +69,75 @@ async fn an_anchor_is_changed_field_by_field_and_deleted(home: Home) {
     assert_eq!(registry.tenant(&acme()).anchors, [Arc::new(anchor(1))]);
 }
 
-async fn possession_is_kept_with_its_anchor(home: Home) {
+async fn possession_goes_its_way_step_by_step_and_each_is_told(home: Home) {
+    use PossessionStep::{NewCode, Signed, Vouched};
+    // The second node learns of nothing by itself: PostgreSQL's may.
+    let slow = RegistrySettings { poll: Duration::from_secs(3600), ..home.settings() };
+    let (first, second) = (home.open().await, open_with(slow).await.unwrap());
+    apply(&first, add_anchors(&[1])).await;
+    let set = |sha256, step| Change::SetPossession { tenant: acme(), sha256, step };
+    let code = |code: &str| NewCode { code: code.into(), usable_until: NOW + 86_400 };
+    let held = || first.tenant(&acme()).anchors[0].possession.clone();
+    assert_eq!(apply(&first, set([1; 32], code("s3cret"))).await, Outcome::Done);
+    let expected =
+        Possession { confirmed: false, code: Some("s3cret".into()), usable_until: NOW + 86_400 };
+    assert_eq!(held(), expected);
+    assert_eq!(apply(&first, set([1; 32], Signed)).await, Outcome::Done);
+    assert_eq!(held(), Possession { confirmed: true, code: None, usable_until: 0 });
+    // A new code takes nothing back, whatever the node that makes it has in memory.
+    assert_eq!(apply(&second, set([1; 32], code("0ther"))).await, Outcome::Done);
+    let confirmed = Possession { confirmed: true, code: Some("0ther".into()), ..expected };
+    assert_eq!(second.tenant(&acme()).anchors[0].possession, confirmed);
+    assert_eq!(apply(&first, set([1; 32], Vouched)).await, Outcome::Done);
+    assert_eq!(held(), Possession { confirmed: true, code: None, usable_until: 0 });
+    assert_eq!(apply(&first, set([2; 32], Vouched)).await, Outcome::NotFound);
+
+    let audit = first.audit(AuditQuery { limit: 9, ..AuditQuery::default() }).await.unwrap();
+    let told: Vec<_> = audit.iter().map(|row| &*row.detail).take(4).collect();
+    let expected = [
+        "step=vouched_by_hand confirmed=true",
+        "step=new_code usable_until=1800086400",
+        "step=signed confirmed=true",
+        "step=new_code usable_until=1800086400",
+    ];
+    assert_eq!(told, expected);
+}
+
+async fn what_was_added_and_revoked_stands_in_the_audit_trail(home: Home) {
     let registry = home.open().await;
-    apply(&registry, add_anchors(&[1])).await;
-    let possession =
-        Possession { confirmed: false, code: Some("code".into()), usable_until: NOW + 86_400 };
-    let set = |sha256, possession: &Possession| Change::SetPossession {
-        tenant: acme(),
-        sha256,
-        possession: possession.clone(),
-    };
-    assert_eq!(apply(&registry, set([1; 32], &possession)).await, Outcome::Done);
-    assert_eq!(registry.tenant(&acme()).anchors[0].possession, possession);
-    let confirmed = Possession { confirmed: true, code: None, usable_until: 0 };
-    assert_eq!(apply(&registry, set([1; 32], &confirmed)).await, Outcome::Done);
-    assert_eq!(registry.tenant(&acme()).anchors[0].possession, confirmed);
-    assert_eq!(apply(&registry, set([2; 32], &confirmed)).await, Outcome::NotFound);
-    // The code is for the holder of the key, not for readers of the audit trail.
+    apply(&registry, add_anchors(&[1, 2])).await;
+    let many = (0..1000_u16).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        let mut sha256 = [0xee; 32];
+        sha256[0] = high;
+        sha256[1] = low;
+        let identity = format!("cn:{}(.*)", "\u{1b}".repeat(4000));
+        AnchorRecord { sha256, identity, ..anchor(3) }
+    });
+    apply(&registry, Change::AddAnchors { tenant: acme(), anchors: many.collect() }).await;
+    let serials = (0..5000).map(|number| (format!("A{number:0>39}"), NOW)).collect();
+    apply(&registry, Change::AddRevocations { tenant: acme(), serials }).await;
+    let value = "\u{1b}".repeat(4096);
+    apply(&registry, option("k", Some(&value))).await;
+
     let audit = registry.audit(AuditQuery { limit: 9, ..AuditQuery::default() }).await.unwrap();
-    assert_eq!(audit.len(), 3);
-    assert!(audit.iter().all(|row| !row.detail.contains("code")));
+    let hex = |number: &str| number.repeat(32);
+    let both = format!(
+        "count=2 sha256={} auto_registration=false identity=\"cn\" \
+         sha256={} auto_registration=true identity=\"cn\"",
+        hex("01"),
+        hex("02")
+    );
+    assert_eq!((&*audit[3].target, &*audit[3].detail), (&*hex("01"), &*both));
+    let counts = [(&audit[1], "count=5000 A0"), (&audit[2], "count=1000 sha256=0000ee")];
+    for (row, start) in counts {
+        assert!(row.detail.starts_with(start), "{}", row.detail);
+        assert!(row.detail.ends_with(" more"), "{}", row.detail);
+    }
+    for row in &audit {
+        let octets = row.actor.len() + row.action.len() + row.target.len() + row.detail.len();
+        assert!(octets <= 8 * 1024, "{}: {octets}", row.action);
+    }
 }
 
 async fn revocations_are_written_over_and_bounded(home: Home) {

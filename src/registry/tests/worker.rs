@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
+use super::reader::Silent;
 use super::*;
 use crate::registry::feed::Feed;
 use crate::registry::store::{Registrations, Store};
@@ -50,26 +51,6 @@ impl Store for Faulty {
         self.fault()
     }
 
-    async fn devices(&mut self, _: &DeviceQuery) -> Result<Vec<DeviceRecord>, StoreFault> {
-        Ok(Vec::new())
-    }
-
-    async fn device(
-        &mut self,
-        _: &TenantId,
-        _: &DeviceId,
-    ) -> Result<Option<DeviceRecord>, StoreFault> {
-        Ok(None)
-    }
-
-    async fn device_count(&mut self, _: &TenantId) -> Result<u64, StoreFault> {
-        Ok(0)
-    }
-
-    async fn audit(&mut self, _: &AuditQuery) -> Result<Vec<AuditRecord>, StoreFault> {
-        Ok(Vec::new())
-    }
-
     async fn close(self: Box<Self>) {}
 }
 
@@ -91,7 +72,9 @@ async fn faulty(
         ..RegistrySettings::new("sqlite:faulty")
     };
     let clock = Clock::manual(0);
-    Registry::start(opening, Arc::default(), &settings, clock, metrics.clone(), deadline)
+    let answers = Box::new(Silent(Place::sqlite(Path::new("faulty"))));
+    let bounds = Bounds { deadline, devices: 3, ..BOUNDS };
+    Registry::start(opening, answers, Arc::default(), &settings, clock, metrics.clone(), bounds)
         .await
         .unwrap()
 }
@@ -141,6 +124,30 @@ async fn a_store_that_does_not_answer_ends_the_wait_by_the_deadline_and_memory_a
     assert!(!registry.healthy());
     assert_eq!(metrics.registry_up.get(), 0);
     eventually("memory is stale", || !registry.fresh()).await;
+}
+
+#[tokio::test]
+async fn a_full_tenant_gets_no_more_devices_by_changes_and_may_send_its_list_again() {
+    let registry = faulty(&Arc::default(), false, &metrics(), DEADLINE).await;
+    let full = Outcome::Limit("a tenant has at most 10000000 devices");
+    register(&registry, "a").await.unwrap();
+    assert_eq!(apply(&registry, bulk(&["a", "b", "c", "d"])).await, full);
+    assert_eq!(apply(&registry, bulk(&["a", "b", "c"])).await, Outcome::Done);
+    for id in ["b", "c", "d"] {
+        register(&registry, id).await.unwrap();
+    }
+    // A first call is not bounded: four devices are there.
+    assert_eq!(registry.known_devices(&acme()), 4);
+    assert_eq!(apply(&registry, bulk(&["a", "b", "c", "d"])).await, Outcome::Done);
+    assert_eq!(apply(&registry, bulk(&["d", "e"])).await, full);
+    assert_eq!(apply(&registry, pin("e", LEAF)).await, full);
+    assert_eq!(apply(&registry, pin("a", LEAF)).await, Outcome::Done);
+    let elsewhere = Change::PinCertificate {
+        tenant: tenant("umbrella"),
+        device: device("e"),
+        leaf_sha256: LEAF,
+    };
+    assert_eq!(apply(&registry, elsewhere).await, Outcome::Done);
 }
 
 #[tokio::test]

@@ -10,20 +10,21 @@ use crate::token::tests::{epoch, p256, pem, rsa};
 use crate::token::{Algorithm, ResponseType, TokenRequest, TokenService};
 use crate::trust::StaleCrl;
 
-const NOW: UnixSeconds = 1_800_000_000;
-const LEAF: [u8; 32] = [7; 32];
+pub(super) const NOW: UnixSeconds = 1_800_000_000;
+pub(super) const LEAF: [u8; 32] = [7; 32];
 
 /// A tenant with a key of each algorithm, and somebody who knows all that is public.
-struct World {
-    ec: PKey<Private>,
-    rsa: PKey<Private>,
-    keys: SigningKeys,
-    settings: TokenSettings,
-    tenant: TenantId,
+pub(super) struct World {
+    pub(super) ec: PKey<Private>,
+    pub(super) rsa: PKey<Private>,
+    pub(super) keys: SigningKeys,
+    pub(super) settings: TokenSettings,
+    pub(super) tenant: TenantId,
+    pub(super) bearers: Bearers,
 }
 
 impl World {
-    fn new() -> World {
+    pub(super) fn new() -> World {
         crate::token::install_crypto_provider();
         let (ec, rsa) = (p256(), rsa(2048));
         let keys = vec![("ec".into(), pem(&ec)), ("rsa".into(), pem(&rsa))];
@@ -41,14 +42,22 @@ impl World {
                 oauth_issuer: None,
             },
             tenant: TenantId::parse("acme").unwrap(),
+            bearers: Bearers::default(),
         }
     }
 
-    fn check_on(&self, token: &str, leaf: Option<&[u8; 32]>) -> Bearer {
-        check_bearer(token, &self.keys, &self.settings, &self.tenant, leaf, NOW)
+    /// As it is judged at first sight; whatever is remembered by then must not change that.
+    pub(super) fn check_on(&self, token: &str, leaf: Option<&[u8; 32]>) -> Bearer {
+        let check = |bearers: &Bearers| {
+            bearers.check(token, &self.keys, &self.settings, &self.tenant, leaf, NOW)
+        };
+        let bearer = check(&Bearers::default());
+        assert_eq!(check(&self.bearers), bearer);
+        assert_eq!(check(&self.bearers), bearer, "the second time");
+        bearer
     }
 
-    fn check(&self, token: &str) -> Bearer {
+    pub(super) fn check(&self, token: &str) -> Bearer {
         self.check_on(token, Some(&LEAF))
     }
 
@@ -68,7 +77,7 @@ impl World {
     }
 
     /// Signed by the edge's own EC key: what only a fault of the edge could make.
-    fn signed(&self, header: &str, claims: &str) -> String {
+    pub(super) fn signed(&self, header: &str, claims: &str) -> String {
         let message = message(header, claims);
         let key = EncodingKey::from_ec_der(&self.ec.private_key_to_der_pkcs8().unwrap());
         let es256 = jsonwebtoken::Algorithm::ES256;
@@ -80,19 +89,19 @@ impl World {
         self.check(&self.signed(&header.to_string(), &claims(&[]).to_string()))
     }
 
-    fn with_claims(&self, changes: &[(&str, Value)]) -> Bearer {
+    pub(super) fn with_claims(&self, changes: &[(&str, Value)]) -> Bearer {
         self.check(&self.signed(HEADER, &claims(changes).to_string()))
     }
 }
 
-const HEADER: &str = r#"{"alg":"ES256","typ":"JWT","kid":"ec"}"#;
+pub(super) const HEADER: &str = r#"{"alg":"ES256","typ":"JWT","kid":"ec"}"#;
 
 fn message(header: &str, claims: &str) -> String {
     format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims))
 }
 
 /// Good claims, with changes; `null` takes one away.
-fn claims(changes: &[(&str, Value)]) -> Value {
+pub(super) fn claims(changes: &[(&str, Value)]) -> Value {
     let mut claims = json!({
         "iss": "acme.example.com", "aud": "acme.example.com", "sub": "device_device-1",
         "ten": "acme", "iat": NOW, "nbf": NOW, "exp": NOW + 3_600,
@@ -106,12 +115,12 @@ fn claims(changes: &[(&str, Value)]) -> Value {
     claims
 }
 
-fn ours() -> Bearer {
+pub(super) fn ours() -> Bearer {
     Bearer::Ours(VerifiedBearer { device: DeviceId::parse("device-1").unwrap() })
 }
 
 #[track_caller]
-fn refused(bearer: Bearer, reason: &str) {
+pub(super) fn refused(bearer: Bearer, reason: &str) {
     match bearer {
         Bearer::Refused(told) => assert!(told.contains(reason), "{told}"),
         other => panic!("{other:?}, not refused for '{reason}'"),
@@ -151,16 +160,25 @@ fn what_is_no_token_of_ours_is_foreign() {
         assert_eq!(header(json!({ "alg": "HS256", "kid": path })), Bearer::Foreign, "{path:?}");
     }
     // Our key id with another issuer: theirs may be called so too.
-    let other = [("iss", json!("other.example.com"))];
-    assert_eq!(world.with_claims(&other), Bearer::Foreign);
-    assert_eq!(world.with_claims(&[("iss", Value::Null)]), Bearer::Foreign);
-    let foreign = message(HEADER, &claims(&other).to_string());
-    assert_eq!(world.check(&format!("{foreign}.AAAA")), Bearer::Foreign);
+    let mut stranger = World::new();
+    stranger.settings.issuer = "other.example.com".into();
+    for algorithm in [Algorithm::Es256, Algorithm::Rs256] {
+        stranger.settings.algorithm = algorithm;
+        assert_eq!(world.check(&stranger.issued().0), Bearer::Foreign, "{algorithm:?}");
+    }
+    for issuer in [json!("other.example.com"), Value::Null] {
+        let foreign = message(HEADER, &claims(&[("iss", issuer)]).to_string());
+        for signature in ["", "AAAA", "!!", &"A".repeat(86)] {
+            assert_eq!(world.check(&format!("{foreign}.{signature}")), Bearer::Foreign);
+        }
+    }
     // No key set, nothing of ours.
     let none = SigningKeys::load(vec![]).unwrap();
     let (token, _) = world.issued();
-    let bearer = check_bearer(&token, &none, &world.settings, &world.tenant, Some(&LEAF), NOW);
+    let bearer =
+        world.bearers.check(&token, &none, &world.settings, &world.tenant, Some(&LEAF), NOW);
     assert_eq!(bearer, Bearer::Foreign);
+    assert!(boring::error::ErrorStack::get().errors().is_empty());
 }
 
 #[test]
@@ -301,17 +319,44 @@ fn a_token_of_one_tenant_is_refused_by_another_even_where_they_share_all_else() 
     let umbrella = TenantId::parse("umbrella").unwrap();
     for token in [&token, &access] {
         // The same device name, the same keys, the same issuer and audience.
-        let bearer = check_bearer(token, &acme.keys, &acme.settings, &umbrella, Some(&LEAF), NOW);
-        refused(bearer, "another tenant");
+        let bearers = Bearers::default();
+        let check =
+            |tenant| bearers.check(token, &acme.keys, &acme.settings, tenant, Some(&LEAF), NOW);
+        refused(check(&umbrella), "another tenant");
+        assert_eq!(check(&acme.tenant), ours());
+        refused(check(&umbrella), "another tenant");
     }
     for ten in [json!("ACME"), json!("acme "), json!(["acme"]), Value::Null] {
         refused(acme.with_claims(&[("ten", ten)]), "another tenant");
     }
-    // With issuers of their own it is nobody's here.
-    let mut settings = acme.settings.clone();
+}
+
+#[test]
+fn a_token_of_another_tenants_issuer_is_refused_where_a_shared_key_has_signed_it() {
+    let (mut acme, mut settings) = (World::new(), World::new().settings);
     settings.issuer = "umbrella.example.com".into();
-    let bearer = check_bearer(&token, &acme.keys, &settings, &umbrella, Some(&LEAF), NOW);
-    assert_eq!(bearer, Bearer::Foreign);
+    settings.audience = "umbrella.example.com".into();
+    settings.oauth_issuer = Some("https://umbrella.example.com".into());
+    let umbrella = TenantId::parse("umbrella").unwrap();
+    acme.settings.oauth_issuer = Some("https://acme.example.com".into());
+    for algorithm in [Algorithm::Es256, Algorithm::Rs256] {
+        acme.settings.algorithm = algorithm;
+        let (token, access) = acme.issued();
+        for token in [&token, &access] {
+            let at_umbrella =
+                || acme.bearers.check(token, &acme.keys, &settings, &umbrella, Some(&LEAF), NOW);
+            refused(at_umbrella(), "signed here for another tenant");
+            assert_eq!(acme.check(token), ours());
+            refused(at_umbrella(), "signed here for another tenant");
+        }
+    }
+    // By the signature alone, whatever else is odd, expired or missing.
+    for issuer in [json!("umbrella.example.com"), json!(""), Value::Null] {
+        let changes = [("iss", issuer), ("exp", json!(1)), ("sub", json!("admin"))];
+        refused(acme.with_claims(&changes), "signed here for another tenant");
+        let odd = acme.signed(r#"{"alg":"HS256","kid":"ec"}"#, &claims(&changes).to_string());
+        refused(acme.check(&odd), "signed here for another tenant");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::names::{DeviceId, TenantId};
 use crate::token::tests::epoch;
 use crate::token::{
-    Bearer, ResponseType, TokenFault, TokenRequest, TokenService, TokenSettings, check_bearer,
+    Bearer, Bearers, ResponseType, TokenFault, TokenRequest, TokenService, TokenSettings,
 };
 use crate::trust::StaleCrl;
 
@@ -126,6 +126,7 @@ fn a_key_that_took_too_long_to_be_written_is_not() {
 struct Signing {
     clock: Clock,
     service: TokenService,
+    bearers: Bearers,
     settings: TokenSettings,
     tenant: TenantId,
     device: DeviceId,
@@ -133,9 +134,11 @@ struct Signing {
 
 impl Signing {
     fn new() -> Signing {
+        crate::token::install_crypto_provider();
         let clock = Clock::manual(START);
         Signing {
             service: TokenService::new(10, clock.clone()),
+            bearers: Bearers::default(),
             clock,
             settings: TokenSettings {
                 issuer: "acme.example.com".into(),
@@ -171,7 +174,7 @@ impl Signing {
     /// Both as this edge judges and as a verifier does that has fetched the key set.
     fn verifies(&self, jwt: &str, keys: &SigningKeys) -> bool {
         let now = self.clock.now();
-        let judged = check_bearer(jwt, keys, &self.settings, &self.tenant, None, now);
+        let judged = self.bearers.check(jwt, keys, &self.settings, &self.tenant, None, now);
         let set: JwkSet = serde_json::from_slice(&keys.jwks()).unwrap();
         let header = jsonwebtoken::decode_header(jwt).unwrap();
         let by_set = set.find(&header.kid.unwrap()).is_some_and(|jwk| {
@@ -268,6 +271,23 @@ fn a_key_by_command_waits_like_every_other() {
 }
 
 #[test]
+fn the_only_key_that_can_sign_is_deleted_together_with_those_that_wait() {
+    let mut rows = scheduled(START);
+    let first = rows[0].kid.clone();
+    rows.push(ring(&rows).rotate_now(Algorithm::Es256, START + 100).unwrap().row);
+    let second = rows[1].kid.clone();
+    let now = START + 519;
+    let with = |ring: KeyRing, kid: &str, now| ring.with(kid, now).join(" ");
+    assert_eq!(with(ring(&rows), &first, now), format!("{first} {second}"));
+    assert_eq!(with(ring(&rows), &second, now), second);
+    assert_eq!(with(ring(&rows), "nobody's", now), "nobody's");
+    // A file's key signs on; and so does the first one once it is the older one.
+    assert_eq!(with(ring(&rows).beside(vec![Algorithm::Es256]), &first, now), first);
+    assert_eq!(with(ring(&rows), &second, now + 1), second);
+    assert_eq!(with(ring(&rows), &first, now + 1), first);
+}
+
+#[test]
 fn each_algorithm_has_its_own_keys() {
     let both =
         RotationSettings { algorithms: vec![Algorithm::Es256, Algorithm::Rs256], ..settings() };
@@ -300,6 +320,55 @@ fn a_row_of_another_secret_is_told_and_not_used() {
     ));
     assert!(ring.expired(i64::MAX).is_empty());
     assert!(faults[0].to_string().contains("another secret"));
+}
+
+#[test]
+fn no_key_is_made_where_a_newer_row_does_not_open() {
+    let mut rows = scheduled(START);
+    let late = START + 1_000_000;
+    assert_eq!(ring(&rows).due(late).unwrap().len(), 1);
+    // What a node with another secret has written, or this node with the wrong one finds.
+    let closed = |published_at, sign_from| {
+        other_secret().new_key(Algorithm::Es256, published_at, sign_from).unwrap()
+    };
+    let build = |rows: &[SealedKey]| KeyRing::build(rows, &secret(), settings()).0;
+    rows.push(closed(START + 1, START + 421));
+    let blocked = build(&rows);
+    assert!(blocked.due(late).unwrap().is_empty());
+    let refused = blocked.rotate_now(Algorithm::Es256, late).unwrap_err();
+    assert!(matches!(refused, RotationFault::Closed(Algorithm::Es256)));
+    assert!(refused.to_string().contains("newest ES256 key"), "{refused}");
+    assert_eq!(blocked.next_change(START), None, "nor is one looked for later");
+    // The older key serves on.
+    assert_eq!(signer(&blocked.signing_keys(late), late), Some(rows[0].kid.clone()));
+    assert_eq!(blocked.expired(late), [""; 0]);
+    // The newest of the closed rows counts, in whatever order they come.
+    rows.push(closed(START - 1, START + 500));
+    assert!(build(&rows).due(late).unwrap().is_empty());
+    rows.push(closed(START - 2, START - 2));
+    assert!(build(&rows).due(late).unwrap().is_empty());
+    // With a key after it all goes on.
+    rows.push(secret().new_key(Algorithm::Es256, START + 1, START + 421).unwrap());
+    let made = build(&rows).due(late).unwrap().remove(0);
+    assert_eq!(made.unless_published_since, START + 2, "the registry would take it");
+    assert_eq!(made.row.sign_from, late + 420);
+    assert_eq!(build(&rows).next_change(START + 422), Some(START + 421 + 1_260));
+}
+
+#[test]
+fn an_older_row_that_does_not_open_holds_nothing_up() {
+    let mut rows = scheduled(START);
+    rows.push(other_secret().new_key(Algorithm::Es256, START, START + 421).unwrap());
+    rows.push(other_secret().new_key(Algorithm::Es256, START - 1, START - 1).unwrap());
+    // Nor does one of another algorithm.
+    rows.push(SealedKey { algorithm: "RS256".into(), published_at: START + 9, ..rows[0].clone() });
+    let (ring, faults) = KeyRing::build(&rows, &secret(), settings());
+    assert_eq!(faults.len(), 3);
+    assert!(ring.due(START + 3_180 - 1).unwrap().is_empty());
+    assert_eq!(ring.next_change(START), Some(START + 3_180));
+    assert_eq!(ring.due(START + 3_180).unwrap().len(), 1);
+    assert!(ring.rotate_now(Algorithm::Es256, START).is_ok());
+    assert!(ring.rotate_now(Algorithm::Rs256, START).is_err());
 }
 
 #[test]
@@ -431,8 +500,8 @@ fn settings_that_would_break_a_promise_are_refused() {
         [RetainedTooShortly { least: seconds(360) }]
     );
     assert_eq!(
-        faults(&|settings| settings.retain = seconds(3_600 * 24 + 24)),
-        [TooManyKeys { most: 24, least: seconds(3_601) }]
+        faults(&|settings| settings.retain = seconds(3_600 * 25 + 25)),
+        [TooManyKeys { most: 25, least: seconds(3_601) }]
     );
     assert_eq!(faults(&|settings| settings.algorithms.clear()), [Algorithms]);
     assert_eq!(faults(&|settings| settings.algorithms = vec![Algorithm::Es256; 2]), [Algorithms]);

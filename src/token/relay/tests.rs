@@ -8,6 +8,7 @@ use crate::trust::StaleCrl;
 
 const START: UnixSeconds = 1_800_000_000;
 const LEAF: [u8; 32] = [7; 32];
+const NAME: &str = "acme.example.com";
 
 struct World {
     tokens: RelayedTokens,
@@ -23,7 +24,7 @@ impl World {
 
     fn with_flights(flights: usize) -> World {
         World {
-            tokens: RelayedTokens::new(1 << 20, Duration::from_secs(600), flights),
+            tokens: RelayedTokens::new(100, Duration::from_secs(600), flights),
             tenant: TenantId::parse("acme").unwrap(),
             device: DeviceId::parse("device-1").unwrap(),
             epoch: epoch(StaleCrl::Refuse),
@@ -31,12 +32,30 @@ impl World {
     }
 
     fn get(&self, now: UnixSeconds) -> Relayed {
-        self.tokens.get(&self.tenant, &self.device, &LEAF, &self.epoch, now)
+        self.get_by(NAME, now)
     }
 
-    fn put(&self, jwt: Option<&str>, now: UnixSeconds) -> Arc<RelayedToken> {
-        let body = Bytes::from(format!("{{\"accessToken\":\"{}\"}}", jwt.unwrap_or_default()));
-        self.tokens.put(&self.tenant, &self.device, &LEAF, &self.epoch, body, jwt, now)
+    fn get_by(&self, authority: &str, now: UnixSeconds) -> Relayed {
+        self.tokens.get(&self.tenant, &self.device, authority, &LEAF, &self.epoch, now)
+    }
+
+    fn put(&self, jwt: Option<&str>, now: UnixSeconds) {
+        self.put_by(NAME, jwt, now);
+    }
+
+    fn put_by(&self, authority: &str, jwt: Option<&str>, now: UnixSeconds) {
+        let (tenant, device, epoch) = (&self.tenant, &self.device, &self.epoch);
+        self.tokens.put(tenant, device, authority, &LEAF, epoch, body(jwt), jwt, now);
+    }
+
+    /// Devices of `device-0` up to this one whose token is remembered.
+    fn remembered(&mut self, devices: usize) -> Vec<usize> {
+        self.tokens.current.run_pending_tasks();
+        let mut fresh = |n: &usize| {
+            self.device = DeviceId::parse(&format!("device-{n}")).unwrap();
+            matches!(self.get(START), Relayed::Fresh(_))
+        };
+        (0..devices).filter(|n| fresh(n)).collect()
     }
 
     fn flight(&self, device: &str) -> Option<Flight> {
@@ -53,6 +72,10 @@ impl World {
     }
 }
 
+fn body(jwt: Option<&str>) -> Bytes {
+    Bytes::from(format!("{{\"accessToken\":\"{}\"}}", jwt.unwrap_or_default()))
+}
+
 fn jwt(claims: serde_json::Value) -> String {
     format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
@@ -65,13 +88,12 @@ fn hour() -> String {
 fn a_token_is_given_again_until_half_life_and_kept_as_a_fallback_until_its_end() {
     let world = World::new();
     assert!(matches!(world.get(START), Relayed::None));
-    let put = world.put(Some(&hour()), START);
+    world.put(Some(&hour()), START);
     assert_eq!(world.ages(), (1_800, 3_600));
     let Relayed::Fresh(got) = world.get(START) else { panic!() };
-    assert!(Arc::ptr_eq(&put, &got));
-    assert_eq!(got.jwt(), Some(hour().as_str()));
-    assert_eq!(got.body(), &Bytes::from(format!("{{\"accessToken\":\"{}\"}}", hour())));
-    assert_eq!(got.expires_at(), START + 3_600);
+    assert_eq!(got.body(), &body(Some(&hour())));
+    let Relayed::Stale(got) = world.get(START + 3_599) else { panic!() };
+    assert_eq!(got.body(), &body(Some(&hour())));
 }
 
 #[test]
@@ -125,19 +147,18 @@ fn no_token_is_kept_for_more_than_a_day() {
         world.put(Some(&jwt(json!({ "iat": START, "exp": exp }))), START);
         assert_eq!(world.ages().1, 86_400, "{exp}");
     }
-    let long = RelayedTokens::new(1 << 20, Duration::MAX, 1);
+    let long = RelayedTokens::new(100, Duration::MAX, 1);
     let world = World { tokens: long, ..World::new() };
     world.put(None, START);
     assert_eq!(world.ages(), (86_400, 86_400));
 }
 
 #[test]
-fn what_has_expired_is_handed_back_and_not_kept() {
+fn what_has_expired_is_not_kept() {
     for exp in [START, START - 1, i64::MIN] {
         let world = World::new();
         world.put(Some(&hour()), START);
-        let put = world.put(Some(&jwt(json!({ "iat": exp, "exp": exp }))), START);
-        assert!(put.body().starts_with(b"{\"accessToken\""));
+        world.put(Some(&jwt(json!({ "iat": exp, "exp": exp }))), START);
         assert!(matches!(world.get(START), Relayed::None), "nor is what was there before");
     }
 }
@@ -145,13 +166,13 @@ fn what_has_expired_is_handed_back_and_not_kept() {
 #[test]
 fn a_long_answer_is_not_kept() {
     let world = World::new();
-    let body = Bytes::from(vec![b'x'; MAX_ANSWER + 1]);
-    let put =
-        world.tokens.put(&world.tenant, &world.device, &LEAF, &world.epoch, body, None, START);
-    assert_eq!(put.body().len(), MAX_ANSWER + 1);
-    assert!(matches!(world.get(START), Relayed::None));
-    world.put(Some(&"x".repeat(1 << 20)), START);
-    assert!(matches!(world.get(START), Relayed::None));
+    let most = MAX_ANSWER - NAME.len() - body(None).len();
+    world.put(Some(&"x".repeat(most)), START);
+    assert!(matches!(world.get(START), Relayed::Fresh(_)));
+    for long in [most + 1, 1 << 20] {
+        world.put(Some(&"x".repeat(long)), START);
+        assert!(matches!(world.get(START), Relayed::None), "nor is what was there before");
+    }
 }
 
 #[test]
@@ -160,7 +181,7 @@ fn a_token_is_given_only_on_the_terms_on_which_it_came() {
     world.put(Some(&hour()), START);
     let get = |tenant: &str, device: &str, leaf, epoch: &Epoch| {
         let tenant = TenantId::parse(tenant).unwrap();
-        world.tokens.get(&tenant, &DeviceId::parse(device).unwrap(), leaf, epoch, START)
+        world.tokens.get(&tenant, &DeviceId::parse(device).unwrap(), NAME, leaf, epoch, START)
     };
     let other = epoch(StaleCrl::Accept);
     assert!(matches!(get("acme", "device-1", &LEAF, &world.epoch), Relayed::Fresh(_)));
@@ -168,28 +189,90 @@ fn a_token_is_given_only_on_the_terms_on_which_it_came() {
     assert!(matches!(get("acme", "device-1", &LEAF, &other), Relayed::None));
     assert!(matches!(get("umbrella", "device-1", &LEAF, &world.epoch), Relayed::None));
     assert!(matches!(get("acme", "device-2", &LEAF, &world.epoch), Relayed::None));
+    for name in ["", "acme.example.com:8443", "ACME.example.com", "b.example.com"] {
+        assert!(matches!(world.get_by(name, START), Relayed::None), "{name}");
+    }
     assert!(matches!(world.get(START - 1), Relayed::None), "the clock was set back");
     world.tokens.forget(&world.tenant, &world.device);
     assert!(matches!(world.get(START), Relayed::None));
 }
 
 #[test]
-fn many_devices_stay_within_the_capacity() {
+fn each_name_of_a_tenant_has_a_token_of_its_own() {
+    let world = World::new();
+    let of = |name: &str, now| match world.get_by(name, now) {
+        Relayed::Fresh(token) | Relayed::Stale(token) => Some(token.body().clone()),
+        Relayed::None => None,
+    };
+    let (a, b) = (hour(), jwt(json!({ "iat": START, "exp": START + 100 })));
+    world.put_by("a.example.com", Some(&a), START);
+    world.put_by("b.example.com", Some(&b), START);
+    assert_eq!(of("a.example.com", START), Some(body(Some(&a))));
+    assert_eq!(of("b.example.com", START), Some(body(Some(&b))));
+    // A new one takes the place of its own name's only; one that cannot be kept, too.
+    world.put_by("a.example.com", Some(&b), START);
+    assert_eq!(of("a.example.com", START), Some(body(Some(&b))));
+    world.put_by("a.example.com", Some(&jwt(json!({ "exp": START }))), START);
+    assert_eq!(of("a.example.com", START), None);
+    assert_eq!(of("b.example.com", START), Some(body(Some(&b))));
+    // What has ended is cleared away.
+    world.put_by("a.example.com", Some(&a), START + 100);
+    assert_eq!(world.tokens.current.iter().map(|(_, tokens)| tokens.len()).sum::<usize>(), 1);
+    world.put_by("b.example.com", Some(&a), START + 100);
+    world.tokens.forget(&world.tenant, &world.device);
+    assert_eq!((of("a.example.com", START + 100), of("b.example.com", START + 100)), (None, None));
+}
+
+#[test]
+fn a_device_that_asks_by_ever_new_names_drops_its_own_tokens_only() {
     let mut world = World::new();
-    for n in 0..10_000 {
-        world.device = DeviceId::parse(&format!("device-{n}")).unwrap();
-        world.put(Some(&hour()), START);
+    world.put(Some(&hour()), START);
+    world.device = DeviceId::parse("device-2").unwrap();
+    for port in 1..=1_000 {
+        world.put_by(&format!("{NAME}:{port}"), Some(&hour()), START);
     }
     world.tokens.current.run_pending_tasks();
-    assert!(world.tokens.current.weighted_size() <= 1 << 20);
-    assert!(matches!(world.get(START), Relayed::Fresh(_)), "the last one is remembered");
+    assert_eq!(world.tokens.current.weighted_size(), 1 + MAX_AUTHORITIES as u64);
+    for port in 997..=1_000 {
+        assert!(matches!(world.get_by(&format!("{NAME}:{port}"), START), Relayed::Fresh(_)));
+    }
+    world.device = DeviceId::parse("device-1").unwrap();
+    assert!(matches!(world.get(START), Relayed::Fresh(_)));
+}
+
+#[test]
+fn the_capacity_is_in_tokens() {
+    let mut world = World::new();
+    let token = format!("{}{}", hour(), "x".repeat(2_048));
+    for n in 0..100 {
+        world.device = DeviceId::parse(&format!("device-{n}")).unwrap();
+        world.put(Some(&token), START);
+    }
+    assert_eq!(world.remembered(100).len(), 100, "as many as were asked for");
+    for n in 100..120 {
+        world.device = DeviceId::parse(&format!("device-{n}")).unwrap();
+        world.put(Some(&token), START);
+    }
+    assert_eq!(world.remembered(120), Vec::from_iter(20..120), "the last ones");
+}
+
+#[test]
+fn long_answers_take_the_place_of_several_so_that_memory_stays_bounded() {
+    let mut world = World::new();
+    let long = "x".repeat(60 * 1024);
+    for n in 0..100 {
+        world.device = DeviceId::parse(&format!("device-{n}")).unwrap();
+        world.put(Some(&long), START);
+    }
+    let remembered = world.remembered(100);
+    assert!(remembered.len() * long.len() <= 100 * PLACE && remembered.contains(&99));
 }
 
 #[test]
 fn a_token_is_not_shown() {
     let world = World::new();
-    let put = world.put(Some(&hour()), START);
-    let shown = format!("{put:?} {:?}", world.get(START));
+    world.put(Some(&hour()), START);
+    let shown = format!("{:?}", world.get(START));
     assert!(shown.contains("expires_at") && !shown.contains("e30"), "{shown}");
 }
 
@@ -216,10 +299,10 @@ fn of_one_device_one_flies_at_a_time_and_in_order() {
 
 #[test]
 fn flights_that_end_or_are_given_up_leave_nothing_behind() {
-    let world = World::with_flights(3);
+    let world = World::with_flights(12);
     let empty = || {
         let queues = world.tokens.flights.queues();
-        queues.of_device.is_empty() && queues.count == 0
+        queues.of_device.is_empty() && queues.of_tenant.is_empty() && queues.count == 0
     };
     let unstarted = world.flight("device-1").unwrap();
     let mut running = Box::pin(world.flight("device-1").unwrap().start());
@@ -232,6 +315,28 @@ fn flights_that_end_or_are_given_up_leave_nothing_behind() {
     assert!(world.flight("device-2").is_some() && !empty());
     drop(guard);
     assert!(empty());
+}
+
+#[test]
+fn one_tenant_does_not_take_every_place() {
+    let world = World::with_flights(100);
+    let flights = |tenant: &str| -> Vec<Flight> {
+        let tenant = TenantId::parse(tenant).unwrap();
+        let device = |n| DeviceId::parse(&format!("device-{n}")).unwrap();
+        (0..200).filter_map(|n| world.tokens.flight(&tenant, &device(n))).collect()
+    };
+    let hanging = flights("acme");
+    assert_eq!(hanging.len(), 25);
+    let others: Vec<_> = ["b", "c", "d"].into_iter().map(flights).collect();
+    assert!(others.iter().all(|held| held.len() == 25));
+    assert!(flights("e").is_empty(), "all places are taken");
+    drop(others);
+    assert!(flights("acme").is_empty());
+    drop(hanging);
+    assert_eq!(flights("acme").len(), 25);
+    // Where there are few, each tenant has one still.
+    assert!(World::with_flights(1).flight("device-1").is_some());
+    assert!(World::with_flights(0).flight("device-1").is_none());
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn stalled_handshakes_of_one_address_leave_the_others_their_places() {
     for mut newcomer in half_open(&world, loopback(2), 8) {
         assert!(hello::read_to_close(&mut newcomer).is_empty());
     }
-    assert_eq!(world.refusals("overloaded"), 8.0);
+    world.refused("overloaded", 8.0);
     let crowded = Relay::plain(loopback(2), world.https());
     let device = world.acme_client().at(crowded.address());
     assert_eq!(device.get("/").unwrap_err(), Failure::Closed);
@@ -163,7 +163,7 @@ fn a_full_house_of_handshakes_turns_newcomers_away_and_serves_those_inside() {
     eventually("the house is full", || in_flight(&world) == 8.0);
     assert_eq!(world.acme_client().get("/").unwrap_err(), Failure::Closed);
     assert_eq!(inside.get("/").unwrap().status, 200);
-    assert_eq!(world.refusals("overloaded"), 1.0);
+    world.refused("overloaded", 1.0);
     // Nothing is done, and time frees the places.
     eventually("the deadline frees the places", || in_flight(&world) == 0.0);
     served(&world.acme_client());
@@ -192,7 +192,7 @@ fn connections_in_all_are_capped() {
     let relay = Relay::plain(loopback(2), world.https());
     let newcomer = world.globex_client().at(relay.address());
     assert_eq!(newcomer.get("/").unwrap_err(), Failure::Closed);
-    assert_eq!(world.refusals("overloaded"), 1.0);
+    world.refused("overloaded", 1.0);
     drop(open);
     eventually("the places are given back", || newcomer.get("/").is_ok());
 }

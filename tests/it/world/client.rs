@@ -24,6 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Client {
     address: SocketAddr,
     server_name: Option<String>,
+    host: Option<String>,
     server_root: X509,
     chain: Vec<Minted>,
     version: Option<SslVersion>,
@@ -65,6 +66,7 @@ impl Client {
         Client {
             address,
             server_name: Some(server_name.into()),
+            host: None,
             server_root: X509::from_der(&server_root.der).unwrap(),
             chain: Vec::new(),
             version: None,
@@ -100,6 +102,12 @@ impl Client {
 
     pub fn without_server_name(mut self) -> Client {
         self.server_name = None;
+        self
+    }
+
+    /// The Host of its requests, where it is not the server name.
+    pub fn host(mut self, host: &str) -> Client {
+        self.host = Some(host.into());
         self
     }
 
@@ -159,7 +167,8 @@ impl Client {
             openssl::ssl::HandshakeError::Failure(mid) => Failure::of_ssl(mid.error()),
             other => Failure::Other(other.to_string()),
         })?;
-        let host = self.server_name.clone().unwrap_or_else(|| "acme.example.com".into());
+        let host = self.host.clone().or_else(|| self.server_name.clone());
+        let host = host.unwrap_or_else(|| "acme.example.com".into());
         Ok(Connection { tls, host, tickets, unread: Vec::new() })
     }
 
@@ -401,6 +410,14 @@ impl Response {
         self.json()["accessToken"].as_str().unwrap().to_owned()
     }
 
+    /// Of everything that a peer sent until it closed.
+    pub fn whole(bytes: &[u8]) -> Response {
+        let end = find(bytes, b"\r\n\r\n").unwrap() + 4;
+        let mut response = Response::parse(&String::from_utf8_lossy(&bytes[..end]));
+        response.body = bytes[end..].to_vec();
+        response
+    }
+
     fn parse(head: &str) -> Response {
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
@@ -423,10 +440,7 @@ pub fn plain_get(address: SocketAddr, path: &str) -> Response {
     write!(tcp, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
     let mut bytes = Vec::new();
     tcp.read_to_end(&mut bytes).unwrap();
-    let end = find(&bytes, b"\r\n\r\n").unwrap() + 4;
-    let mut response = Response::parse(&String::from_utf8_lossy(&bytes[..end]));
-    response.body = bytes[end..].to_vec();
-    response
+    Response::whole(&bytes)
 }
 
 pub fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {

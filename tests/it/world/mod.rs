@@ -4,6 +4,7 @@
 //! Two tenants are there from the start, `acme` and `globex`, each with a root, an issuing CA
 //! and a device `<tenant>-device-1` whose anchor registers devices by itself.
 
+mod api;
 mod client;
 mod process;
 mod upstream;
@@ -18,11 +19,13 @@ use std::time::{Duration, Instant};
 use portcullis::clock::Clock;
 use portcullis::config::Faults;
 use portcullis::server::{Prepared, Server, StartError};
+use serde_json::Value;
 use tempfile::TempDir;
 
+pub use self::api::{Api, OPERATOR_TOKEN, anchors, fingerprint};
 pub use self::client::{Client, Connection, Failure, Response, plain_get};
-pub use self::process::{Process, portcullis};
-pub use self::upstream::{Recorded, Upstream};
+pub use self::process::{BINARY, Process, portcullis};
+pub use self::upstream::{Recorded, Reply, Upstream};
 
 use crate::pki::{Key, Minted, Template};
 
@@ -49,8 +52,14 @@ pub struct TenantPki {
 
 /// The configuration's parts that tests change; each is YAML.
 pub struct Config {
+    /// The mapping under `admin`.
+    pub admin: String,
+    /// The mapping under `registry`.
+    pub registry: String,
     /// Keys of the whole file, a line each.
     pub edge: String,
+    /// The mapping under `tokens`.
+    pub tokens: String,
     /// The mapping under `log`.
     pub log: String,
     /// Keys of the first HTTPS listener, a line each.
@@ -76,7 +85,10 @@ impl Default for Config {
             )
         };
         Config {
+            admin: "{ bind: \"127.0.0.1:0\", token_file: operator.token }".into(),
+            registry: "{ url: \"sqlite:edge.db\" }".into(),
             edge: String::new(),
+            tokens: "{ signing_keys: [{ kid: k1, file: k1.key }] }".into(),
             log: "{ format: text, level: info }".into(),
             listener: String::new(),
             listeners: String::new(),
@@ -97,8 +109,20 @@ impl Config {
     }
 
     fn yaml(&self, upstream: SocketAddr) -> String {
-        let Config { edge, log, listener, listeners, limits, platform, acme, globex, tenants } =
-            self;
+        let Config {
+            admin,
+            registry,
+            tokens,
+            edge,
+            log,
+            listener,
+            listeners,
+            limits,
+            platform,
+            acme,
+            globex,
+            tenants,
+        } = self;
         let indented = |text: &str, by: usize| {
             let pad = " ".repeat(by);
             text.lines().map(|line| format!("{pad}{line}\n")).collect::<String>()
@@ -110,9 +134,9 @@ impl Config {
             format!("    http: [\"{upstream}\"]\n")
         };
         format!(
-            "admin: {{ bind: \"127.0.0.1:0\" }}\nworkers: 2\nregistry: {{ url: \"sqlite:edge.db\" }}\n\
+            "admin: {admin}\nworkers: 2\nregistry: {registry}\n\
              log: {log}\ndrain_timeout: 2s\n\
-             tokens: {{ signing_keys: [{{ kid: k1, file: k1.key }}] }}\n{edge}\n\
+             tokens: {tokens}\n{edge}\n\
              listeners:\n  https:\n    - bind: \"127.0.0.1:0\"\n{}{}limits:\n{}\
              upstreams:\n  platform:\n{http}{}tenants:\n\
              \x20 - id: acme\n    server_names: [acme.example.com, \"*.acme.example.com\"]\n\
@@ -178,6 +202,7 @@ impl World {
         world.write("server.pem", server.pem());
         world.write_key("server.key", &server.key);
         world.write_key("k1.key", &Key::p256());
+        world.write_secret("operator.token", OPERATOR_TOKEN.as_bytes());
         world.write("acme-root.pem", world.acme.root.pem());
         world.write("globex-root.pem", world.globex.root.pem());
         let mut config = Config::default();
@@ -257,6 +282,16 @@ impl World {
         Client::new(address, server_name, &self.server_root)
     }
 
+    /// The admin API, asked by the operator that every world has.
+    pub fn operator(&self) -> Api {
+        Api::new(self.server().admin_address(), OPERATOR_TOKEN)
+    }
+
+    /// One request of the operator; `Value::Null` is no body.
+    pub fn api(&self, method: &str, path: &str, json: Value) -> Response {
+        self.operator().ask(method, path, json)
+    }
+
     /// GET on the admin port.
     pub fn admin(&self, path: &str) -> Response {
         client::plain_get(self.server().admin_address(), path)
@@ -272,6 +307,13 @@ impl World {
 
     pub fn refusals(&self, reason: &str) -> f64 {
         self.metric(&format!("portcullis_refusals_total{{protocol=\"https\",reason=\"{reason}\"}}"))
+    }
+
+    /// So many refusals; a request's is counted when it has ended, after its answer was sent.
+    #[track_caller]
+    pub fn refused(&self, reason: &str, count: f64) {
+        eventually("the refusals are counted", || self.refusals(reason) >= count);
+        assert_eq!(self.refusals(reason), count, "{reason}");
     }
 }
 

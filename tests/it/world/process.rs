@@ -8,9 +8,9 @@ use std::thread::{self, JoinHandle};
 
 use serde_json::Value;
 
-use super::{Client, TenantPki, World, eventually};
+use super::{Api, Client, OPERATOR_TOKEN, TenantPki, World, eventually};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
 
 /// A running `portcullis run`. Killed when it is dropped.
 pub struct Process {
@@ -57,8 +57,12 @@ impl Process {
         process
     }
 
+    pub fn id(&self) -> libc::pid_t {
+        libc::pid_t::try_from(self.child.id()).unwrap()
+    }
+
     pub fn signal(&self, signal: libc::c_int) {
-        let pid = libc::pid_t::try_from(self.child.id()).unwrap();
+        let pid = self.id();
         // SAFETY: takes numbers only; the child has not been waited for, so the id is its own.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
@@ -83,6 +87,11 @@ impl Process {
 
     pub fn globex_client(&self, world: &World) -> Client {
         self.client("globex.example.com", &world.globex, world)
+    }
+
+    /// The admin API, asked by the operator that every world has.
+    pub fn operator(&self) -> Api {
+        Api::new(self.admin, OPERATOR_TOKEN)
     }
 
     fn client(&self, server_name: &str, pki: &TenantPki, world: &World) -> Client {

@@ -2,15 +2,18 @@
 //!
 //! `/status/503` answers that; `/close` closes without an answer; `/hang` never answers;
 //! `/chunked` answers in chunks; `/large` answers 1 MiB; `/websocket` upgrades and echoes;
-//! everything else is answered 200 with the request's first line.
+//! everything else is answered 200 with the request's first line. A test may answer itself:
+//! [`Upstream::answers`].
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 
 use super::client::find;
+use super::eventually;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -35,9 +38,26 @@ pub struct Upstream {
     shared: Arc<Shared>,
 }
 
+/// What a test answers in the place of the upstream.
+pub enum Reply {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// Nothing, until the edge gives up.
+    Hang,
+    /// Nothing: the connection ends.
+    Close,
+    /// As the path says.
+    AsAsked,
+}
+
+type Answering = Arc<dyn Fn(&Recorded) -> Reply + Send + Sync>;
+
 #[derive(Default)]
 struct Shared {
     requests: Mutex<Vec<Recorded>>,
+    answering: RwLock<Option<Answering>>,
+    /// By their number.
+    open: Mutex<HashMap<usize, TcpStream>>,
     connections: AtomicUsize,
     stopped: AtomicBool,
 }
@@ -57,9 +77,15 @@ impl Upstream {
                     return;
                 }
                 let Ok(tcp) = tcp else { continue };
-                for_thread.connections.fetch_add(1, Ordering::AcqRel);
+                let number = for_thread.connections.fetch_add(1, Ordering::AcqRel);
+                for_thread.open.lock().unwrap().insert(number, tcp.try_clone().unwrap());
                 let shared = for_thread.clone();
-                thread::spawn(move || serve(tcp, &shared));
+                thread::spawn(move || {
+                    serve(tcp, &shared);
+                    if let Some(tcp) = shared.open.lock().unwrap().remove(&number) {
+                        let _ = tcp.shutdown(Shutdown::Both);
+                    }
+                });
             }
         });
         Upstream { address, shared }
@@ -67,6 +93,22 @@ impl Upstream {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on every request is shown to `answering`, which may also block.
+    pub fn answers(&self, answering: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) {
+        *self.shared.answering.write().unwrap() = Some(Arc::new(answering));
+    }
+
+    /// As a crash: nobody listens any more, and every connection ends.
+    pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::Release);
+        // Wakes the accept loop, which then ends and takes the listener with it.
+        let _ = TcpStream::connect(self.address);
+        eventually("nobody listens", || TcpStream::connect(self.address).is_err());
+        for (_, tcp) in self.shared.open.lock().unwrap().drain() {
+            let _ = tcp.shutdown(Shutdown::Both);
+        }
     }
 
     /// Everything that came, in the order of arrival, health checks aside.
@@ -100,7 +142,22 @@ fn serve(mut tcp: TcpStream, shared: &Shared) {
     let mut bytes = Vec::new();
     while let Some((head, body)) = read_request(&mut tcp, &mut bytes) {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-        shared.requests.lock().unwrap().push(Recorded { head: head.clone(), body });
+        let request = Recorded { head: head.clone(), body };
+        shared.requests.lock().unwrap().push(request.clone());
+        let answering = shared.answering.read().unwrap().clone();
+        let reply = answering.map_or(Reply::AsAsked, |answering| answering(&request));
+        match reply {
+            Reply::AsAsked => {}
+            Reply::Close => return,
+            Reply::Hang => {
+                let _ = tcp.read(&mut [0; 1]);
+                return;
+            }
+            Reply::Bytes(bytes) => match tcp.write_all(&bytes) {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        }
         let answer = match path.split('?').next().unwrap_or_default() {
             "/close" => return,
             "/hang" => {
