@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "the tests use what the benchmarks do not")]
 mod pki;
 
+use std::cell::{LazyCell, RefCell};
 use std::fmt::Write;
 use std::fs;
 use std::hint::black_box;
@@ -14,19 +15,26 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use portcullis::clock::Clock;
 use portcullis::config::Compiler;
 use portcullis::metrics::Metrics;
 use portcullis::names::{DeviceId, ServerName, TenantId};
-use portcullis::tenant::{TenantDirectory, TenantEntry};
+use portcullis::registry::{
+    Actor, AnchorRecord, AnchorStatus, Change, Outcome, Possession, RegisteredBy, Registration,
+    Registry, RegistrySettings,
+};
+use portcullis::tenant::{Assembly, LIFESPAN_OPTION, TenantDirectory, TenantEntry};
 use portcullis::token::{
-    Algorithm, KeyRing, KeySecret, ResponseType, RotationSettings, SigningKeys, TokenRequest,
-    TokenService, TokenSettings, check_bearer,
+    Algorithm, Bearers, KeyRing, KeySecret, ResponseType, RotationSettings, SigningKeys,
+    TokenRequest, TokenService, TokenSettings,
 };
 use portcullis::trust::{Anchor, TrustMaterial, TrustStore, Verdict, VerdictCache, VerifiedChain};
 use portcullis::upstream::{Dialect, ForwardSettings};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use crate::pki::{Key, Minted, Template};
 
@@ -158,14 +166,22 @@ fn token_answer(c: &mut Criterion) {
     });
     let bearer = ask(&device).unwrap();
     let bearer = bearer.token.jwt();
-    group.bench_function("check of a bearer, ES256", |b| {
-        b.iter(|| check_bearer(black_box(bearer), &keys, &settings, &tenant, None, NOW));
+    let check = |bearers: &Bearers, bearer: &str| {
+        bearers.check(black_box(bearer), &keys, &settings, &tenant, None, NOW)
+    };
+    group.bench_function("check of a new bearer, ES256", |b| {
+        let fresh = Bearers::default;
+        b.iter_batched_ref(fresh, |bearers| check(bearers, bearer), BatchSize::SmallInput);
+    });
+    let bearers = Bearers::default();
+    group.bench_function("check of a known bearer", |b| {
+        b.iter(|| check(&bearers, bearer));
     });
     group.bench_function("check of a foreign bearer", |b| {
         let (_, rest) = bearer.split_once('.').unwrap();
         // {"alg":"RS256","kid":"platform"}
         let foreign = format!("eyJhbGciOiJSUzI1NiIsImtpZCI6InBsYXRmb3JtIn0.{rest}");
-        b.iter(|| check_bearer(black_box(&foreign), &keys, &settings, &tenant, None, NOW));
+        b.iter(|| check(&bearers, &foreign));
     });
     group.finish();
 }
@@ -267,5 +283,217 @@ fn many_tenants(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, chain_validation, header_building, token_answer, key_ring, many_tenants);
+/// Of one tenant, each with a pin.
+const DEVICES: usize = 1_000_000;
+
+/// Times the number of a device: the first half of its pin. The largest product is an i64.
+const SPREAD: u64 = 9_223_372_036_854;
+
+/// A registry in SQLite in a directory of its own.
+struct Store {
+    runtime: Runtime,
+    registry: Arc<Registry>,
+    _directory: TempDir,
+}
+
+impl Store {
+    /// `fill` gets the file once it has its schema.
+    fn with(fill: impl AsyncFnOnce(&mut SqliteConnection)) -> Store {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("registry.db");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let open = async || {
+            let settings = RegistrySettings::new(format!("sqlite:{}", file.display()));
+            let metrics = Metrics::new().unwrap();
+            Registry::open(settings, Clock::manual(NOW), metrics).await.unwrap()
+        };
+        let registry = runtime.block_on(async {
+            open().await.close().await;
+            let options = SqliteConnectOptions::new().filename(&file);
+            let mut connection = options.connect().await.unwrap();
+            fill(&mut connection).await;
+            connection.close().await.unwrap();
+            open().await
+        });
+        Store { runtime, registry, _directory: directory }
+    }
+
+    fn of_a_million() -> Store {
+        Store::with(async |connection| {
+            let of_each = |sql: &str| {
+                AssertSqlSafe(format!(
+                    "WITH RECURSIVE numbers(n) AS
+                         (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {DEVICES})
+                     {sql} FROM numbers"
+                ))
+            };
+            let devices = "INSERT INTO devices (tenant, device_id, status, registered_by,
+                               registered_at, changed_at)
+                           SELECT 'acme', 'device-' || n, 'active', 'bulk', 0, 0";
+            // Digests are spread over their whole range, as those of certificates are.
+            let pins = format!(
+                "INSERT INTO pins (tenant, leaf_sha256, device_id, version)
+                 SELECT 'acme', printf('%016x%048x', n * {SPREAD}, n), 'device-' || n, 0"
+            );
+            for sql in [devices, &pins] {
+                connection.execute(sqlx::raw_sql(of_each(sql))).await.unwrap();
+            }
+        })
+    }
+
+    fn apply(&self, change: Change) -> Outcome {
+        self.runtime.block_on(self.registry.apply(&Actor::edge(), change)).unwrap()
+    }
+}
+
+/// The digest of a pin of [`Store::of_a_million`].
+fn pin(n: u64) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest[..8].copy_from_slice(&n.wrapping_mul(SPREAD).to_be_bytes());
+    digest[24..].copy_from_slice(&n.to_be_bytes());
+    digest
+}
+
+/// What each request of a device asks of memory.
+fn registry_lookups(c: &mut Criterion) {
+    let store = LazyCell::new(Store::of_a_million);
+    let tenant = TenantId::parse("acme").unwrap();
+    let mut group = c.benchmark_group("registry of 1,000,000");
+    for (name, prefix, there) in [("hit", "device-", true), ("miss", "stranger-", false)] {
+        group.bench_function(BenchmarkId::new("status", name), |b| {
+            let store = &*store;
+            let devices: Vec<DeviceId> = (0..1_000)
+                .map(|n| DeviceId::parse(&format!("{prefix}{}", n * 997)).unwrap())
+                .collect();
+            assert_eq!(store.registry.status(&tenant, &devices[0]).is_some(), there);
+            let mut devices = devices.iter().cycle();
+            b.iter(|| store.registry.status(&tenant, black_box(devices.next()?)));
+        });
+    }
+    for (name, first, there) in [("hit", 0, true), ("miss", 1 << 40, false)] {
+        group.bench_function(BenchmarkId::new("pin", name), |b| {
+            let store = &*store;
+            let pins: Vec<[u8; 32]> = (0..1_000).map(|n| pin(first + n * 997)).collect();
+            assert_eq!(store.registry.pinned(&tenant, &pins[1]).is_some(), there);
+            let mut pins = pins.iter().cycle();
+            b.iter(|| store.registry.pinned(&tenant, black_box(pins.next()?)));
+        });
+    }
+    group.finish();
+}
+
+/// Rows of a bulk registration, a thousand in a transaction, as the admin API hands them on.
+fn registry_import(c: &mut Criterion) {
+    const ROWS: usize = 1_000;
+    let store = LazyCell::new(|| Store::with(async |_| {}));
+    let tenant = TenantId::parse("acme").unwrap();
+    let mut group = c.benchmark_group("registry import");
+    group.sample_size(20).throughput(Throughput::Elements(ROWS.try_into().unwrap()));
+    group.bench_function("1,000 new devices, SQLite", |b| {
+        let store = &*store;
+        let mut number = 0;
+        let batch = || {
+            let devices = (0..ROWS).map(|_| {
+                number += 1;
+                Registration {
+                    tenant: tenant.clone(),
+                    device: DeviceId::parse(&format!("device-{number}")).unwrap(),
+                    registered_by: RegisteredBy::Bulk,
+                    at: NOW,
+                    leaf_sha256: None,
+                    anchor_sha256: None,
+                    device_type: None,
+                    name: None,
+                }
+            });
+            Change::RegisterDevices { tenant: tenant.clone(), devices: devices.collect() }
+        };
+        b.iter_batched(batch, |change| store.apply(change), BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+/// What one change of the registry costs a node of many tenants, once it has read it.
+fn assembly(c: &mut Criterion) {
+    let tenants = LazyCell::new(|| {
+        let dir = configuration(10_000);
+        let mut compiler = Compiler::new(Metrics::new().unwrap());
+        let compiled = compiler.compile(&dir.path().join("portcullis.yaml")).ok().unwrap();
+        let store = Store::with(async |_| {});
+        let mut assembly = Assembly::default();
+        assembly.assemble(&compiled.directory, &store.registry, None);
+        (dir, compiled, store, RefCell::new(assembly))
+    });
+    let tenant = TenantId::parse("t5000").unwrap();
+    let mut group = c.benchmark_group("assembly");
+    group.sample_size(20);
+    group.bench_function("no change among 10,000 tenants", |b| {
+        let (_, compiled, store, assembly) = &*tenants;
+        let mut assembly = assembly.borrow_mut();
+        b.iter(|| assembly.assemble(&compiled.directory, &store.registry, None));
+    });
+    group.bench_function("an option of one among 10,000 tenants", |b| {
+        let (_, compiled, store, assembly) = &*tenants;
+        let mut assembly = assembly.borrow_mut();
+        let mut seconds = 300;
+        let change = || {
+            seconds = 300 + (seconds + 1) % 1_000;
+            let (category, key) = LIFESPAN_OPTION;
+            store.apply(Change::SetOption {
+                tenant: tenant.clone(),
+                category: category.to_owned(),
+                key: key.to_owned(),
+                value: Some(seconds.to_string()),
+            });
+        };
+        let assemble = |()| assembly.assemble(&compiled.directory, &store.registry, None);
+        b.iter_batched(change, assemble, BatchSize::PerIteration);
+    });
+    group.bench_function("an anchor of one among 10,000 tenants", |b| {
+        let (_, compiled, store, assembly) = &*tenants;
+        let mut assembly = assembly.borrow_mut();
+        let root = Template::ca("Uploaded root").self_signed();
+        let sha256 = openssl::sha::sha256(&root.der);
+        let anchor = AnchorRecord {
+            sha256,
+            der: root.der,
+            name: "uploaded".to_owned(),
+            status: AnchorStatus::Disabled,
+            auto_registration: false,
+            identity: "cn".to_owned(),
+            added_at: NOW,
+            changed_at: NOW,
+            possession: Possession::default(),
+        };
+        store.apply(Change::AddAnchors { tenant: tenant.clone(), anchors: vec![anchor] });
+        let mut enabled = false;
+        let change = || {
+            enabled = !enabled;
+            let status = if enabled { AnchorStatus::Enabled } else { AnchorStatus::Disabled };
+            store.apply(Change::UpdateAnchor {
+                tenant: tenant.clone(),
+                sha256,
+                name: None,
+                status: Some(status),
+                auto_registration: None,
+                identity: None,
+            });
+        };
+        let assemble = |()| assembly.assemble(&compiled.directory, &store.registry, None);
+        b.iter_batched(change, assemble, BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+criterion_group!(
+    benches,
+    chain_validation,
+    header_building,
+    token_answer,
+    key_ring,
+    many_tenants,
+    registry_lookups,
+    registry_import,
+    assembly
+);
 criterion_main!(benches);
