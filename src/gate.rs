@@ -324,36 +324,52 @@ impl Gate {
         tenant: &Tenant,
         chain: &Arc<VerifiedChain>,
     ) -> Result<AuthenticatedDevice, Refused> {
+        self.check_fresh()?;
+        if !self.is_registered(tenant, chain)?
+            && self.register(tenant, chain).await? == DeviceStatus::Blocked
+        {
+            return Err(self.blocked(tenant, chain));
+        }
+        Ok(AuthenticatedDevice { chain: chain.clone() })
+    }
+
+    /// Whether a device whose request is under way would be let in now. Registers nobody, and
+    /// goes by what is in memory, however old.
+    ///
+    /// # Errors
+    /// As [`Gate::authenticate`], but for the registry's.
+    pub fn still_admits(&self, tenant: &Tenant, chain: &VerifiedChain) -> Result<(), Refused> {
+        self.is_registered(tenant, chain).map(drop)
+    }
+
+    /// Whether a device that is let in is registered, or is to be, by its anchor.
+    fn is_registered(&self, tenant: &Tenant, chain: &VerifiedChain) -> Result<bool, Refused> {
         if self.clock.now() > chain.valid_until() {
             return Err(Refused::new(
                 Refusal::CertificateExpired,
                 "the chain's validity ended while the connection was open",
             ));
         }
-        self.check_fresh()?;
         if !self.pin_stands(tenant, chain) {
             return Err(Refused::new(
                 Refusal::IssuerUnknown,
                 "the certificate is no longer pinned to the device",
             ));
         }
-        let status = match self.registry.status(&tenant.id, chain.device()) {
-            Some(status) => status,
-            None if chain.auto_registration() => self.register(tenant, chain).await?,
-            None => {
-                return Err(Refused::new(
-                    Refusal::DeviceUnknown,
-                    "the device is not registered and its anchor has auto_registration off",
-                ));
-            }
-        };
-        match status {
-            DeviceStatus::Active => Ok(AuthenticatedDevice { chain: chain.clone() }),
-            DeviceStatus::Blocked => {
-                self.tokens.forget(&tenant.id, chain.device());
-                Err(Refused::new(Refusal::DeviceBlocked, "the device is blocked in the registry"))
-            }
+        match self.registry.status(&tenant.id, chain.device()) {
+            Some(DeviceStatus::Blocked) => Err(self.blocked(tenant, chain)),
+            Some(DeviceStatus::Active) => Ok(true),
+            None if chain.auto_registration() => Ok(false),
+            None => Err(Refused::new(
+                Refusal::DeviceUnknown,
+                "the device is not registered and its anchor has auto_registration off",
+            )),
         }
+    }
+
+    fn blocked(&self, tenant: &Tenant, chain: &VerifiedChain) -> Refused {
+        self.tokens.forget(&tenant.id, chain.device());
+        Refused::new(Refusal::DeviceBlocked, "the device is blocked in the registry")
     }
 
     /// Whether a bearer token may go on to the platform: one of the edge's own only if it holds

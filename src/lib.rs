@@ -43,7 +43,8 @@
 //!    it durable with its audit row and then changes its memory. Other nodes follow.
 //! 2. Device statuses and pins are asked of that memory with each request. For anchors,
 //!    revocations, options and keys `server` puts the tenants concerned together anew and
-//!    swaps the generation; live connections are judged anew with their next request.
+//!    swaps the generation; live connections are judged anew with their next request, and
+//!    within a second where one is at the upstream.
 //!
 //! # Words
 //! *Tenant*: one customer of the platform, found by *server name* (SNI). *Anchor*: a

@@ -19,6 +19,7 @@ use http::HeaderValue;
 
 use crate::gate::ClientIdentity;
 use crate::names::ServerName;
+use crate::refusal::Refused;
 use crate::tenant::Tenant;
 use crate::upstream::IdentityHeaders;
 
@@ -36,7 +37,11 @@ pub struct Connection {
     bodies: Mutex<Vec<u64>>,
     requests: AtomicU64,
     received: AtomicU64,
+    /// Requests that are at the upstream.
+    forwarding: AtomicUsize,
     cut: AtomicU8,
+    /// Why a request that was under way was ended.
+    ended: OnceLock<Refused>,
     established: OnceLock<Established>,
     judged: ArcSwapOption<Judged>,
     forwarded_for: OnceLock<Option<HeaderValue>>,
@@ -133,7 +138,9 @@ impl Connections {
             bodies: Mutex::default(),
             requests: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            forwarding: AtomicUsize::new(0),
             cut: AtomicU8::new(Cut::None as u8),
+            ended: OnceLock::new(),
             established: OnceLock::new(),
             judged: ArcSwapOption::empty(),
             forwarded_for: OnceLock::new(),
@@ -151,6 +158,16 @@ impl Connections {
                 connection.expire(now);
             }
         }
+    }
+
+    /// Connections that have a request at the upstream.
+    pub fn forwarding(&self) -> Vec<Arc<Connection>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let busy = |c: &&Arc<Connection>| c.forwarding.load(Ordering::Relaxed) > 0;
+            found.extend(lock(shard).values().filter(busy).cloned());
+        }
+        found
     }
 
     /// Shuts down every connection that waits between requests.
@@ -309,6 +326,24 @@ impl Connection {
         self.write_deadline.store(deadline, Ordering::Relaxed);
     }
 
+    /// A request goes to the upstream; it is there until what this gives is dropped.
+    pub fn forward(self: &Arc<Connection>) -> Forwarding {
+        self.forwarding.fetch_add(1, Ordering::Relaxed);
+        Forwarding(self.clone())
+    }
+
+    /// Ends the connection with the requests that are under way on it.
+    pub fn end(&self, refused: Refused) {
+        // Of several reasons the first counts.
+        let _ = self.ended.set(refused);
+        self.shut_down(Cut::Refused);
+    }
+
+    /// Why [`Connection::end`] was called.
+    pub fn ended(&self) -> Option<&Refused> {
+        self.ended.get()
+    }
+
     /// Says why the connection ends, where nobody has said so yet; true if so.
     pub fn mark(&self, cut: Cut) -> bool {
         let none = Cut::None as u8;
@@ -338,6 +373,15 @@ impl Connection {
         } else if write != 0 && write <= now {
             self.shut_down(Cut::WriteDeadline);
         }
+    }
+}
+
+/// A request that is at the upstream.
+pub struct Forwarding(Arc<Connection>);
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        self.0.forwarding.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::upstream::Picked;
 
 use super::Edge;
 use super::answer::Answer;
-use super::connection::{Connection, Cut, Judged};
+use super::connection::{Connection, Cut, Forwarding, Judged};
 use super::decide::{Decision, decide, judge, oauth_token};
 use super::forward;
 use super::oauth::MAX_FORM;
@@ -57,6 +57,8 @@ pub struct Request {
     body_bytes: u64,
     answered: Answered,
     refused: Option<Refused>,
+    /// While the request is at the upstream.
+    forwarding: Option<Forwarding>,
 }
 
 #[async_trait]
@@ -76,6 +78,7 @@ impl ProxyHttp for Front {
             body_bytes: 0,
             answered: Answered::Edge,
             refused: None,
+            forwarding: None,
         }
     }
 
@@ -149,6 +152,7 @@ impl ProxyHttp for Front {
                     return self.refuse(session, ctx, refused, false).await;
                 }
                 ctx.answered = Answered::Upstream;
+                ctx.forwarding = Some(connection.forward());
                 Ok(false)
             }
             Decision::Answer { answer, by_token_endpoint } => {
@@ -298,6 +302,11 @@ impl ProxyHttp for Front {
         {
             // What Pingora saw as a broken connection was a deadline of the edge's.
             ctx.refused = Some(late);
+        }
+        if ctx.forwarding.take().is_some()
+            && let Some(ended) = ctx.connection.as_deref().and_then(Connection::ended)
+        {
+            ctx.refused = Some(ended.clone());
         }
         if let Some(refused) = &ctx.refused {
             self.edge.metrics.refused(refused.refusal);

@@ -14,6 +14,7 @@ mod connection;
 mod decide;
 mod forward;
 mod https;
+pub mod live;
 mod oauth;
 mod path;
 mod peer_chain;
@@ -126,7 +127,7 @@ impl Edge {
     }
 
     /// Puts the next generation in force: new connections see it at once, live ones with
-    /// their next request.
+    /// their next request, or within a second where one is under way.
     pub fn swap(&self, next: Generation) {
         let version = next.registry_version;
         self.generation.store(Arc::new(next));

@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Compiled, Compiler, Faults, Settings};
 use crate::gate::Gate;
 use crate::listen::accept::{Worker, bind};
-use crate::listen::{Cut, Edge, HttpsListener, TicketKeys, TlsServer};
+use crate::listen::{Cut, Edge, HttpsListener, TicketKeys, TlsServer, live};
 use crate::metrics::Metrics;
 use crate::registry::{Registry, RegistryError};
 
@@ -31,7 +31,8 @@ use crate::registry::{Registry, RegistryError};
 const ADMIN_BACKLOG: i32 = 1024;
 /// How often deadlines of connections are looked at; the error of every one of them.
 const SWEEP: Duration = Duration::from_millis(250);
-
+/// How often requests that are under way are judged again.
+const JUDGE_FORWARDING: Duration = Duration::from_secs(1);
 /// For the registry to be closed at the end.
 const REGISTRY_CLOSE: Duration = Duration::from_secs(10);
 /// How often the schedule of signing keys is looked at.
@@ -184,6 +185,7 @@ impl Prepared {
             background.spawn(port.serve(admin_socket));
             background.spawn(follow(edge.clone(), generations.clone(), registry));
             background.spawn(sweep(edge.clone()));
+            background.spawn(judge_forwarding(edge.clone()));
             if let Some(rotation) = rotation {
                 background.spawn(keep_schedule(rotation));
             }
@@ -357,6 +359,16 @@ async fn sweep(edge: Arc<Edge>) {
     loop {
         ticks.tick().await;
         edge.connections.sweep();
+    }
+}
+
+/// A change of trust or of a device reaches requests that are under way.
+async fn judge_forwarding(edge: Arc<Edge>) {
+    let mut ticks = tokio::time::interval(JUDGE_FORWARDING);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        live::judge_forwarding(&edge).await;
     }
 }
 

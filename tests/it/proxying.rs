@@ -3,6 +3,7 @@
 mod bodies;
 mod curl;
 mod grpc;
+mod live;
 pub mod nginx;
 mod pools;
 mod tls;

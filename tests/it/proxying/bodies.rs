@@ -10,7 +10,7 @@ use crate::world::{Connection, Failure, World};
 
 use super::nginx::Nginx;
 
-const WEBSOCKET: &str = "GET /websocket HTTP/1.1\r\nHost: acme.example.com\r\n\
+pub const WEBSOCKET: &str = "GET /websocket HTTP/1.1\r\nHost: acme.example.com\r\n\
     Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
