@@ -42,8 +42,9 @@ fn is_acme(world: &World, client: impl Fn(Client) -> Client) {
 
 /// Hands hellos on in records of at most this size.
 fn rewriting(world: &World, size: usize) -> Relay {
-    Relay::start(world.https(), "127.0.0.1".parse().unwrap(), move |_, record| {
-        let is_hello = record[0] == hello::HANDSHAKE && record[5] == 1;
+    Relay::start(world.https(), "127.0.0.1".parse().unwrap(), move |number, record| {
+        // Only the first record: an encrypted Finished of TLS 1.2 may begin with any octet.
+        let is_hello = number == 0 && record[0] == hello::HANDSHAKE && record[5] == 1;
         Some(if is_hello { hello::into_records(&record[5..], size) } else { record })
     })
 }
