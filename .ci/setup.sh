@@ -44,6 +44,8 @@ find_missing() {
     need libclang-dev "libclang with clang's own headers" have_libclang
     if [ "$1" != build ]; then
         need curl curl command -v curl
+        need mosquitto 'mosquitto (the broker)' command -v mosquitto
+        need mosquitto-clients "mosquitto's clients" command -v mosquitto_rr
     fi
     if [ "$1" = test ]; then
         need nginx nginx command -v nginx
@@ -185,12 +187,12 @@ install_as_root() {
     apt-get -qq -o DPkg::Lock::Timeout=300 update 9>&- </dev/null || true
     apt-get -qq -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "$@" 9>&- </dev/null
 
-    # Tests start nginx and PostgreSQL themselves and need only promtool of Prometheus: none is
+    # Tests start nginx, mosquitto and PostgreSQL themselves and need only promtool of Prometheus: none is
     # to run at the next boot because of us.
     local package
     for package in "$@"; do
         case "$package" in
-        nginx | prometheus | postgresql) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        nginx | mosquitto | prometheus | postgresql) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }

@@ -372,6 +372,15 @@ impl Gate {
         Refused::new(Refusal::DeviceBlocked, "the device is blocked in the registry")
     }
 
+    /// Whether the tenant has a device of this id, registered and blocked or not.
+    ///
+    /// # Errors
+    /// `RegistryUnavailable` where what is known may no longer hold.
+    pub fn knows(&self, tenant: &Tenant, device: &DeviceId) -> Result<bool, Refused> {
+        self.check_fresh()?;
+        Ok(self.registry.status(&tenant.id, device).is_some())
+    }
+
     /// Whether a bearer token may go on to the platform: one of the edge's own only if it holds
     /// and its device is known and not blocked; another's by the tenant's rule. `leaf_sha256`:
     /// of the connection's verified client certificate.

@@ -14,7 +14,7 @@
 //! | 6 | [`log`] | where events go |
 //! | 5 | [`config`] | YAML → every fault at once, or a `TenantDirectory` |
 //! | 5 | [`admin`] | the admin API: anchors, devices, options, keys; metrics, health, readiness |
-//! | 4 | [`listen`] | sockets and deadlines: TLS, HTTPS |
+//! | 4 | [`listen`] | sockets and deadlines: TLS, HTTPS, MQTT |
 //! | 3 | [`gate`] | identify → verify → authenticate → decide |
 //! | 2 | [`tenant`] | a tenant, put together from its files and the registry, and the directory that finds it |
 //! | 1 | [`trust`] | anchors, chains, CRLs, verdicts (BoringSSL's libpki behind a shim) |
@@ -34,8 +34,10 @@
 //!    tenant's, the token endpoints and the JWKS are answered here (a platform's own token is
 //!    fetched by `listen::relay`), bearers are checked where the tenant says so, the rest is
 //!    forwarded.
+//!    `listen::mqtt` reads the CONNECT instead, holds the client id against the device, tells the
+//!    broker who it is and lets both sides talk; what is about tokens is answered here.
 //! 4. `listen::forward` drops what a device claims to be and writes what the edge knows.
-//! 5. One event closes each request and each failed connection; every "no" in it is one
+//! 5. One event closes each request, each session and each failed connection; every "no" in it is one
 //!    [`refusal::Refusal`].
 //!
 //! # The way of a change
@@ -54,7 +56,8 @@
 //! verifier's answer on a chain. *Trust epoch*: a hash of all that verdicts of a tenant
 //! depend on. *Undecided*: a chain whose issuer was not found, and which a request may yet
 //! complete. *Generation*: one state of the configuration, swapped whole. *Pool*: the servers
-//! of one upstream. *Dialect*: the headers in which an upstream expects the identity.
+//! of one upstream. *Dialect*: the headers in which an upstream expects the identity. *Session*:
+//! an MQTT connection, from its CONNECT on. *Packet*: one of MQTT's; a *message* is a PUBLISH.
 
 pub mod admin;
 pub mod admin_settings;

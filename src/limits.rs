@@ -68,6 +68,23 @@ pub struct Limits {
     /// Too small: a new fleet behind one NAT that sends its chain by header waits. Too large:
     /// anybody with a self-signed certificate can have that many chains verified.
     pub undecided_attempts_per_address: u32,
+    /// From the end of the TLS handshake to the end of the CONNECT, and from there to the
+    /// broker's answer (registration, token and further brokers included), each in total.
+    ///
+    /// Default 10 s. Too short: devices on slow radio links never finish. Too long: a stalled
+    /// peer holds its connection, and one at the broker, as long.
+    pub mqtt_connect_timeout: Duration,
+    /// Bytes of a CONNECT: client id, credentials, will.
+    ///
+    /// Default 64 KiB; held until the broker has it, so 1 GiB where every one of 16,384
+    /// connections sends one at the same time. Too small: large wills are refused.
+    pub mqtt_connect_bytes: usize,
+    /// Bytes of one packet from a device, after its CONNECT.
+    ///
+    /// Default 1 MiB. Packets flow through and are not held: this bounds what one device may
+    /// ask of the broker. Packets from the broker have no bound. Over WebSocket a message may
+    /// have as many bytes, and a packet's header.
+    pub mqtt_packet_bytes: usize,
 }
 
 impl Default for Limits {
@@ -84,6 +101,9 @@ impl Default for Limits {
             header_count: 100,
             header_bytes: 32 * 1024,
             undecided_attempts_per_address: 10,
+            mqtt_connect_timeout: Duration::from_secs(10),
+            mqtt_connect_bytes: 64 * 1024,
+            mqtt_packet_bytes: 1 << 20,
         }
     }
 }

@@ -21,14 +21,16 @@ use crate::refusal::Refusal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Https,
+    Mqtts,
 }
 
 impl Protocol {
-    pub const ALL: [Protocol; 1] = [Protocol::Https];
+    pub const ALL: [Protocol; 2] = [Protocol::Https, Protocol::Mqtts];
 
     pub fn label(self) -> &'static str {
         match self {
             Protocol::Https => "https",
+            Protocol::Mqtts => "mqtts",
         }
     }
 }
@@ -90,18 +92,24 @@ pub struct Metrics {
     requests: IntCounterVec,
     tokens: IntCounterVec,
     devices_registered: IntCounterVec,
-    refusals: Vec<IntCounter>,
+    /// By protocol, then by refusal.
+    refusals: [Vec<IntCounter>; 2],
     request_duration: [Histogram; 3],
     upstream_responses: IntCounterVec,
     upstream_duration: HistogramVec,
     pub upstream_server_up: IntGaugeVec,
-    pub handshake_duration: Histogram,
+    handshake_duration: [Histogram; 2],
     pub verdict_cache_hits: IntCounter,
     pub verdict_cache_misses: IntCounter,
     pub verdict_cache_evictions: IntCounter,
     pub forward_headers_reduced: IntCounter,
-    pub connections: IntGauge,
-    pub handshakes_in_flight: IntGauge,
+    connections: [IntGauge; 2],
+    handshakes_in_flight: [IntGauge; 2],
+    mqtt_connects: IntCounterVec,
+    mqtt_messages: IntCounterVec,
+    mqtt_bytes: IntCounterVec,
+    /// Sessions whose CONNECT the broker has accepted.
+    pub mqtt_sessions: IntGauge,
     pub config_reloads_ok: IntCounter,
     pub config_reloads_failed: IntCounter,
     pub config_reload_successful: IntGauge,
@@ -166,14 +174,16 @@ impl Metrics {
                 "Devices registered on their first call.",
                 &["tenant"],
             )?,
-            refusals: Refusal::ALL
-                .iter()
-                .map(|r| refusals.with_label_values(&[Protocol::Https.label(), r.label()]))
-                .collect(),
+            refusals: Protocol::ALL.map(|protocol| {
+                let counter = |r: &Refusal| {
+                    refusals.with_label_values(&[protocol.label(), r.label()])
+                };
+                Refusal::ALL.iter().map(counter).collect()
+            }),
             request_duration: Answered::ALL.map(|a| request_duration.with_label_values(&[a])),
             upstream_responses: make.counters(
                 "portcullis_upstream_responses_total",
-                "Answers of upstream pools, by class of status; `none` where no answer came.",
+                "Answers of upstream pools, by class of status; `none` where no answer came. Of MQTT brokers: 2xx a CONNECT that was taken, 4xx one that was refused.",
                 &["upstream", "status"],
             )?,
             upstream_duration: make.histograms(
@@ -186,13 +196,14 @@ impl Metrics {
                 "1 where the health check of an upstream server passes, else 0.",
                 &["upstream", "server"],
             )?,
-            handshake_duration: make
-                .histograms(
+            handshake_duration: {
+                let durations = make.histograms(
                     "portcullis_handshake_duration_seconds",
                     "Time from accepting a connection to the end of its TLS handshake.",
                     &["protocol"],
-                )?
-                .with_label_values(&[Protocol::Https.label()]),
+                )?;
+                Protocol::ALL.map(|protocol| durations.with_label_values(&[protocol.label()]))
+            },
             verdict_cache_hits: cache.with_label_values(&["hit"]),
             verdict_cache_misses: cache.with_label_values(&["miss"]),
             verdict_cache_evictions: make
@@ -209,16 +220,37 @@ impl Metrics {
                     &[],
                 )?
                 .with_label_values(&[] as &[&str]),
-            connections: make
-                .gauges("portcullis_connections", "Open device connections.", &["protocol"])?
-                .with_label_values(&[Protocol::Https.label()]),
-            handshakes_in_flight: make
-                .gauges(
+            connections: {
+                let name = "portcullis_connections";
+                let open = make.gauges(name, "Open device connections.", &["protocol"])?;
+                Protocol::ALL.map(|protocol| open.with_label_values(&[protocol.label()]))
+            },
+            handshakes_in_flight: {
+                let in_flight = make.gauges(
                     "portcullis_handshakes_in_flight",
                     "TLS handshakes that have not ended.",
                     &["protocol"],
-                )?
-                .with_label_values(&[Protocol::Https.label()]),
+                )?;
+                Protocol::ALL.map(|protocol| in_flight.with_label_values(&[protocol.label()]))
+            },
+            mqtt_connects: make.counters(
+                "portcullis_mqtt_connects_total",
+                "CONNECT packets, by tenant and result.",
+                &["tenant", "result"],
+            )?,
+            mqtt_messages: make.counters(
+                "portcullis_mqtt_messages_total",
+                "MQTT messages that went through, by tenant and direction.",
+                &["tenant", "direction"],
+            )?,
+            mqtt_bytes: make.counters(
+                "portcullis_mqtt_bytes_total",
+                "Bytes of MQTT that went through, without TLS, by tenant and direction.",
+                &["tenant", "direction"],
+            )?,
+            mqtt_sessions: make
+                .gauges("portcullis_mqtt_sessions", "MQTT sessions that are open.", &[])?
+                .with_label_values(&[] as &[&str]),
             config_reloads_ok: reloads.with_label_values(&["ok"]),
             config_reloads_failed: reloads.with_label_values(&["failed"]),
             config_reload_successful: make
@@ -256,15 +288,29 @@ impl Metrics {
     }
 
     /// Counts a refusal. The reason's text goes to the log, not here.
-    pub fn refused(&self, refusal: Refusal) {
-        if let Some(counter) = self.refusals.get(refusal as usize) {
+    pub fn refused(&self, protocol: Protocol, refusal: Refusal) {
+        if let Some(counter) = self.refusals[protocol as usize].get(refusal as usize) {
             counter.inc();
         }
     }
 
     /// Counts a handshake that found no tenant.
-    pub fn handshake_without_tenant(&self) {
-        self.handshakes.with_label_values(&["none", Protocol::Https.label(), "failed"]).inc();
+    pub fn handshake_without_tenant(&self, protocol: Protocol) {
+        self.handshakes.with_label_values(&["none", protocol.label(), "failed"]).inc();
+    }
+
+    /// Open device connections.
+    pub fn connections(&self, protocol: Protocol) -> &IntGauge {
+        &self.connections[protocol as usize]
+    }
+
+    /// TLS handshakes that have not ended.
+    pub fn handshakes_in_flight(&self, protocol: Protocol) -> &IntGauge {
+        &self.handshakes_in_flight[protocol as usize]
+    }
+
+    pub fn handshake_took(&self, protocol: Protocol, seconds: f64) {
+        self.handshake_duration[protocol as usize].observe(seconds);
     }
 
     pub fn request_done(&self, by: Answered, seconds: f64) {
@@ -367,10 +413,23 @@ impl UpstreamMetrics {
 pub struct TenantMetrics {
     metrics: Arc<Metrics>,
     tenant: TenantId,
-    handshakes: [OnceLock<IntCounter>; 3],
+    handshakes: [[OnceLock<IntCounter>; 3]; 2],
     requests: [OnceLock<IntCounter>; 5],
     tokens: [OnceLock<IntCounter>; 3],
     registered: OnceLock<IntCounter>,
+    mqtt_connects: [OnceLock<IntCounter>; 2],
+    mqtt_traffic: [OnceLock<(IntCounter, IntCounter)>; 2],
+}
+
+/// Where MQTT goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    FromDevice,
+    ToDevice,
+}
+
+impl Direction {
+    const ALL: [&'static str; 2] = ["from_device", "to_device"];
 }
 
 impl TenantMetrics {
@@ -382,17 +441,44 @@ impl TenantMetrics {
             requests: Default::default(),
             tokens: Default::default(),
             registered: OnceLock::new(),
+            mqtt_connects: Default::default(),
+            mqtt_traffic: Default::default(),
         }
     }
 
-    pub fn handshake(&self, result: HandshakeResult) {
+    /// Counts a CONNECT: whether the broker was asked and took it. One that cannot be read is
+    /// none.
+    pub fn mqtt_connect(&self, accepted: bool) {
+        self.mqtt_connects[usize::from(accepted)]
+            .get_or_init(|| {
+                let label = self.metrics.tenant_label(&self.tenant);
+                let result = if accepted { "accepted" } else { "refused" };
+                self.metrics.mqtt_connects.with_label_values(&[label, result])
+            })
+            .inc();
+    }
+
+    pub fn mqtt_traffic(&self, direction: Direction, messages: u64, bytes: usize) {
+        let (all_messages, all_bytes) = self.mqtt_traffic[direction as usize].get_or_init(|| {
+            let label = self.metrics.tenant_label(&self.tenant);
+            let labels = [label, Direction::ALL[direction as usize]];
+            (
+                self.metrics.mqtt_messages.with_label_values(&labels),
+                self.metrics.mqtt_bytes.with_label_values(&labels),
+            )
+        });
+        all_messages.inc_by(messages);
+        all_bytes.inc_by(bytes as u64);
+    }
+
+    pub fn handshake(&self, protocol: Protocol, result: HandshakeResult) {
         let index = result as usize;
-        self.handshakes[index]
+        self.handshakes[protocol as usize][index]
             .get_or_init(|| {
                 let label = self.metrics.tenant_label(&self.tenant);
                 self.metrics.handshakes.with_label_values(&[
                     label,
-                    Protocol::Https.label(),
+                    protocol.label(),
                     HandshakeResult::ALL[index],
                 ])
             })
@@ -480,7 +566,7 @@ mod tests {
     fn every_refusal_has_a_counter_of_its_own() {
         let metrics = Metrics::new().unwrap();
         for refusal in Refusal::ALL {
-            metrics.refused(refusal);
+            metrics.refused(Protocol::Https, refusal);
         }
         let text = String::from_utf8(metrics.render()).unwrap();
         for refusal in Refusal::ALL {
@@ -498,7 +584,7 @@ mod tests {
             let tenant = TenantId::parse(&format!("t{n}")).unwrap();
             let counters = TenantMetrics::new(metrics.clone(), tenant);
             counters.request(200);
-            counters.handshake(HandshakeResult::Full);
+            counters.handshake(Protocol::Https, HandshakeResult::Full);
         }
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains("portcullis_requests_total{status=\"2xx\",tenant=\"other\"} 3"));

@@ -1,5 +1,6 @@
 //! Every "no" of the edge, and what each protocol says for it. This is the one home of
-//! that table: RFC 8446 §6.2 and RFC 5246 §7.2.2 (alerts), RFC 9110 (status codes).
+//! that table: RFC 8446 §6.2 and RFC 5246 §7.2.2 (alerts), RFC 9110 (status codes),
+//! MQTT 5.0 §2.4 and MQTT 3.1.1 §3.2.2.3 (reason and return codes).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -160,6 +161,43 @@ impl Refusal {
         }
     }
 
+    /// Reason code of an MQTT 5.0 CONNACK or DISCONNECT (§2.4).
+    pub fn mqtt_reason(self) -> u8 {
+        match self {
+            Refusal::ProtocolError => 0x82,
+            Refusal::ServerNameUnknown | Refusal::TenantAmbiguous | Refusal::Misdirected => 0x85,
+            Refusal::TenantUnavailable
+            | Refusal::RegistryUnavailable
+            | Refusal::UpstreamUnavailable
+            | Refusal::UpstreamTimeout => 0x88,
+            Refusal::Overloaded => 0x89,
+            Refusal::Timeout => 0x8d,
+            Refusal::TooLarge => 0x95,
+            Refusal::RateLimited => 0x9f,
+            Refusal::CertificateMissing
+            | Refusal::CertificateExpired
+            | Refusal::CertificateRevoked
+            | Refusal::RevocationUnknown
+            | Refusal::IssuerUnknown
+            | Refusal::ChainIncomplete
+            | Refusal::CertificateMalformed
+            | Refusal::CertificateUnsupported
+            | Refusal::DeviceUnknown
+            | Refusal::DeviceBlocked
+            | Refusal::TokenRefused
+            | Refusal::PlatformRefused => 0x87,
+        }
+    }
+
+    /// Return code of an MQTT 3.1 or 3.1.1 CONNACK (§3.2.2.3). Never 4, which means a password.
+    pub fn mqtt_return(self) -> u8 {
+        match self.mqtt_reason() {
+            // Server unavailable; there is no code for busy.
+            0x88 | 0x89 | 0x9f => 3,
+            _ => 5,
+        }
+    }
+
     /// What the peer may read. It never says anything about another device or tenant.
     pub fn public_message(self) -> &'static str {
         match self {
@@ -201,6 +239,17 @@ impl Refusal {
             Refusal::ProtocolError => "The request is malformed.",
             Refusal::Timeout => "The request took too long.",
             Refusal::TooLarge => "The request is too large.",
+        }
+    }
+
+    /// The same in an MQTT 5.0 reason string, where there are no requests and no hosts.
+    pub fn mqtt_message(self) -> &'static str {
+        match self {
+            Refusal::Misdirected => "This client identifier is not served on this connection.",
+            Refusal::ProtocolError => "The packet breaks the rules of the protocol or this server.",
+            Refusal::Timeout => "A packet took too long.",
+            Refusal::TooLarge => "The packet is too large.",
+            other => other.public_message(),
         }
     }
 }

@@ -203,6 +203,7 @@ fn run(config: &Path) -> anyhow::Result<ExitCode> {
         target: "portcullis::server",
         version = env!("CARGO_PKG_VERSION"),
         https = ?server.https_addresses(),
+        mqtts = ?server.mqtts_addresses(),
         admin = %server.admin_address(),
         "serving"
     );

@@ -3,16 +3,21 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::decode::nearest;
 use super::fault::{Fault, Located, Place, Source, printable, quoted};
 use super::load::Loaded;
+use super::model::ListenerModel;
 use super::tenant_model::TenantModel;
 use super::token_model::{KeyModel, RotationModel};
+use super::upstream_model::UpstreamModel;
+use crate::metrics::Protocol;
 use crate::names::{ServerName, ServerPattern, TenantId};
-use crate::tenant::ForeignBearers;
+use crate::tenant::{ClientCertificateMode, ForeignBearers};
 use crate::token::{MAX_LIFESPAN, ROTATION_SLACK, RotationSettings, RotationSettingsFault};
+use crate::upstream::Placeholder;
 
 pub fn cross_references(loaded: &Loaded, faults: &mut Vec<Fault>) {
     listeners(loaded, faults);
@@ -22,6 +27,7 @@ pub fn cross_references(loaded: &Loaded, faults: &mut Vec<Fault>) {
     {
         key_ids(&loaded.source, keys, faults);
     }
+    brokers(loaded, faults);
     let mut ids = Taken::default();
     let mut names = Taken::default();
     for (source, tenant) in &loaded.tenants {
@@ -171,6 +177,86 @@ fn upstream(loaded: &Loaded, source: &Source, tenant: &TenantModel, faults: &mut
         let names = names.iter().map(String::as_str);
         let name = &tenant.upstream;
         faults.push(unknown(source, &name.value, name.at, "upstream", names));
+    }
+}
+
+/// MQTT listeners have a broker, and what brokers are told is true.
+fn brokers(loaded: &Loaded, faults: &mut Vec<Fault>) {
+    let mqtts = |listener: &&ListenerModel| listener.protocol == Protocol::Mqtts;
+    if let Some(listener) = loaded.edge.listeners.iter().find(mqtts)
+        && loaded.edge.upstreams.len() == loaded.edge.upstream_names.len()
+        && loaded.edge.upstreams.iter().all(|upstream| upstream.brokers.is_empty())
+    {
+        let message = "devices are served by MQTT and no upstream has a broker";
+        let help = "add `mqtt: [\"127.0.0.1:1883\"]` to an upstream";
+        faults.push(Fault::at(&loaded.source, listener.bind.at, message).help(help));
+    }
+    let mut first = HashMap::new();
+    for (source, tenant) in &loaded.tenants {
+        let (model, forward) = (&tenant.mqtt, &tenant.mqtt.forward);
+        if forward.uses_token() && !tokens_enabled(loaded, tenant) {
+            let message = "the broker is to be told a token, and tokens are off for this tenant";
+            let help = "leave `{token}` out, or add `tokens`";
+            faults.push(Fault::at(source, model.at, message).help(help));
+        }
+        if tenant.client_certificate == ClientCertificateMode::Optional && !forward.proves() {
+            let message = "a client without a certificate could send this user name itself";
+            let help = "add `password: \"{token}\"`, or write `client_certificate: required`";
+            faults.push(Fault::at(source, model.user_name_at, message).help(help));
+        }
+        let name = tenant.upstream.value.as_str();
+        let known = |upstream: &&UpstreamModel| upstream.name.value == name;
+        let Some(upstream) = loaded.edge.upstreams.iter().find(known) else { continue };
+        if model.written && upstream.brokers.is_empty() {
+            let message = format!("the upstream {} of this tenant has no broker", quoted(name));
+            let help = "add `mqtt: [\"127.0.0.1:1883\"]` to that upstream";
+            faults.push(Fault::at(source, model.at, message).help(help));
+        }
+        apart(source, tenant, &upstream.brokers, &mut first, faults);
+    }
+}
+
+/// Tenants that share a broker keep their client ids apart. By address: two upstreams may name
+/// one broker. `first`: the tenant that each broker is known from.
+fn apart<'l>(
+    source: &Source,
+    tenant: &'l TenantModel,
+    brokers: &[SocketAddr],
+    first: &mut HashMap<(IpAddr, u16), &'l TenantModel>,
+    faults: &mut Vec<Fault>,
+) {
+    let mut told = false;
+    for broker in brokers {
+        // Whoever shares it later is held against the same one.
+        let address = (broker.ip().to_canonical(), broker.port());
+        let other = *first.entry(address).or_insert(tenant);
+        let (ours, theirs) = (&tenant.mqtt.forward.client_id, &other.mqtt.forward.client_id);
+        if !std::ptr::eq(tenant, other) && !tenant.mqtt.forward.names_tenants() && !told {
+            let message = format!(
+                "on the broker {}, which tenant `{}` shares, devices of one name would have one user \
+                 name",
+                SocketAddr::from(address),
+                other.id.value,
+            );
+            let help =
+                "put `{tenant}` into it, such as `\"{tenant}/device_{device}\"`, for each of them";
+            faults.push(Fault::at(source, tenant.mqtt.user_name_at, message).help(help));
+        }
+        let are_apart = ours == theirs && ours.separates(Placeholder::Tenant);
+        if told || are_apart || std::ptr::eq(tenant, other) {
+            continue;
+        }
+        told = true;
+        let message = format!(
+            "tenants `{}` and `{}` share the broker {}, where a client of the one could \
+             take over a session of the other",
+            other.id.value,
+            tenant.id.value,
+            SocketAddr::from(address),
+        );
+        let help = "give both `mqtt: { upstream_client_id: \"{tenant}/{client_id}\" }`, or each a \
+                    broker of its own";
+        faults.push(Fault::at(source, tenant.mqtt.client_id_at, message).help(help));
     }
 }
 

@@ -78,9 +78,20 @@ impl Compiler {
             })
             .collect();
 
+        let brokers: HashMap<String, Printed<Pool>> = models
+            .iter()
+            .filter_map(|model| {
+                let pools = &mut self.reused.pools;
+                let pool =
+                    pools::compile_brokers(source, model, pools, &self.metrics, &mut faults)?;
+                Some((model.name.value.clone(), pool))
+            })
+            .collect();
+
         let mut tenants = TenantCompiler {
             loaded: &loaded,
             pools: &pools,
+            brokers: &brokers,
             keys: keys.as_ref(),
             files: &mut files,
             reused: &mut self.reused,
@@ -113,7 +124,10 @@ impl Compiler {
                 Faults(vec![Fault::at(&loaded.source, model.at, conflict.to_string())])
             })?;
         }
-        let pools = models.iter().filter_map(|model| pools.get(&model.name.value));
+        let pools = models.iter().flat_map(|model| {
+            let name = &model.name.value;
+            [pools.get(name), brokers.get(name)].into_iter().flatten()
+        });
         Ok(Compiled {
             directory,
             pools: pools.map(|(pool, _)| pool.clone()).collect(),

@@ -19,6 +19,7 @@ mod fault;
 mod files;
 mod load;
 mod model;
+mod mqtt_model;
 mod node;
 mod pools;
 mod registry_model;

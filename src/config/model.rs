@@ -18,6 +18,7 @@ use super::upstream_model::{CertificateModel, UpstreamModel};
 use super::values::{FileRef, is_auto, is_label};
 use crate::ip_range::IpRange;
 use crate::limits::Limits;
+use crate::metrics::Protocol;
 use crate::names::TenantId;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ pub struct EdgeModel {
 }
 
 pub struct ListenerModel {
+    pub protocol: Protocol,
     pub bind: Located<SocketAddr>,
     pub default_tenant: Option<Located<TenantId>>,
     /// What clients without SNI are shown before their certificate names their tenant.
@@ -170,16 +172,31 @@ fn workers(d: &mut Decoder<'_>, node: &Node) -> Option<usize> {
 
 fn listeners(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<ListenerModel>> {
     let mut fields = d.mapping(node)?;
-    let https = fields.required(d, "https", "https: [{ bind: \"0.0.0.0:8443\" }]", |d, node| {
-        d.filled_list(node, "[{ bind: \"0.0.0.0:8443\" }]", listener)
+    let https = fields.or_if_absent(d, "https", Vec::new(), |d, node| {
+        let example = "[{ bind: \"0.0.0.0:8443\" }]";
+        d.filled_list(node, example, |d, node| listener(d, node, Protocol::Https))
+    });
+    let mqtts = fields.or_if_absent(d, "mqtts", Vec::new(), |d, node| {
+        let example = "[{ bind: \"0.0.0.0:8883\" }]";
+        d.filled_list(node, example, |d, node| listener(d, node, Protocol::Mqtts))
     });
     fields.finish(d);
-    https
+    let listeners: Vec<_> = https?.into_iter().chain(mqtts?).collect();
+    if listeners.is_empty() {
+        let help = "such as `https: [{ bind: \"0.0.0.0:8443\" }]` or `mqtts: [{ bind: \"0.0.0.0:8883\" }]`";
+        d.fault(node.at, "there is no listener", help);
+        return None;
+    }
+    Some(listeners)
 }
 
-fn listener(d: &mut Decoder<'_>, node: &Node) -> Option<ListenerModel> {
+fn listener(d: &mut Decoder<'_>, node: &Node, protocol: Protocol) -> Option<ListenerModel> {
     let mut fields = d.mapping(node)?;
-    let bind = fields.required(d, "bind", "bind: \"0.0.0.0:8443\"", |d, node| {
+    let example = match protocol {
+        Protocol::Https => "bind: \"0.0.0.0:8443\"",
+        Protocol::Mqtts => "bind: \"0.0.0.0:8883\"",
+    };
+    let bind = fields.required(d, "bind", example, |d, node| {
         d.socket_address(node).map(|value| Located { value, at: node.at })
     });
     let default_tenant = fields.optional(d, "default_tenant", |d, node| {
@@ -192,6 +209,7 @@ fn listener(d: &mut Decoder<'_>, node: &Node) -> Option<ListenerModel> {
     let client_certificates = fields.or(d, "client_certificates", true, Decoder::boolean);
     fields.finish(d);
     Some(ListenerModel {
+        protocol,
         bind: bind?,
         default_tenant,
         tenant_by_certificate,
@@ -261,6 +279,25 @@ fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<LimitsModel> {
             "undecided_attempts_per_address",
             default.undecided_attempts_per_address,
             |d, node| d.integer(node, 0..=100_000).and_then(|count| u32::try_from(count).ok()),
+        ),
+        mqtt_connect_timeout: fields.or(
+            d,
+            "mqtt_connect_timeout",
+            default.mqtt_connect_timeout,
+            timeout,
+        ),
+        mqtt_connect_bytes: fields.or(
+            d,
+            "mqtt_connect_bytes",
+            default.mqtt_connect_bytes,
+            |d, node| usize::try_from(d.size(node, 1_024..=1 << 20)?).ok(),
+        ),
+        mqtt_packet_bytes: fields.or(
+            d,
+            "mqtt_packet_bytes",
+            default.mqtt_packet_bytes,
+            // The largest that the protocol has (MQTT 5.0 §1.5.5).
+            |d, node| usize::try_from(d.size(node, 1_024..=256 << 20)?).ok(),
         ),
     };
     let caches = CacheSizes {

@@ -5,7 +5,7 @@ use super::files::{Files, open};
 use super::reuse::{Print, Printed, Reuse};
 use super::upstream_model::UpstreamModel;
 use crate::metrics::Metrics;
-use crate::upstream::{Pool, PoolFault, PoolSettings, UpstreamTls};
+use crate::upstream::{HealthSettings, Pool, PoolFault, PoolSettings, UpstreamTls};
 
 /// `None` where a fault has been reported.
 pub fn compile(
@@ -53,6 +53,44 @@ pub fn compile(
             timeouts: model.timeouts,
             retries: model.retries,
             health: model.health.clone(),
+        };
+        Pool::new(settings, metrics)
+    });
+    match made {
+        Ok(pool) => Some((pool, print)),
+        Err(reason) => {
+            faults.push(pool_fault(source, model, &reason));
+            None
+        }
+    }
+}
+
+/// The MQTT brokers of an upstream, as a pool of their own. `None` where there are none, or a
+/// fault has been reported.
+pub fn compile_brokers(
+    source: &Source,
+    model: &UpstreamModel,
+    reused: &mut Reuse<Pool>,
+    metrics: &Metrics,
+    faults: &mut Vec<Fault>,
+) -> Option<Printed<Pool>> {
+    if model.brokers.is_empty() {
+        return None;
+    }
+    let mut print = Print::new("brokers");
+    print.part(model.name.value.as_bytes()).part(&model.digest);
+    let print = print.finish();
+    let made = reused.get_or_make(print, || {
+        let settings = PoolSettings {
+            name: format!("{}/mqtt", model.name.value),
+            servers: model.brokers.clone(),
+            balance: model.balance,
+            tls: None,
+            http2_cleartext: false,
+            timeouts: model.timeouts,
+            retries: model.retries,
+            // Connecting tells that a broker is there.
+            health: HealthSettings { path: None, ..model.health.clone() },
         };
         Pool::new(settings, metrics)
     });

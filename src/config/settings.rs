@@ -9,7 +9,7 @@ use super::load::Loaded;
 use super::model::{ListenerModel, LogSettings};
 use crate::admin_settings::AdminSettings;
 use crate::limits::Limits;
-use crate::listen::HttpsListener;
+use crate::listen::Listener;
 use crate::registry::RegistrySettings;
 use crate::server_certificate::ServerCertificate;
 use crate::token::{KeySecret, RotationSettings};
@@ -19,7 +19,7 @@ use crate::token::{KeySecret, RotationSettings};
 pub struct Settings {
     /// Threads that serve devices.
     pub workers: usize,
-    pub listeners: Vec<HttpsListener>,
+    pub listeners: Vec<Listener>,
     /// Where the admin API, metrics, health and readiness are served.
     pub admin: AdminSettings,
     pub registry: RegistrySettings,
@@ -90,10 +90,9 @@ impl Settings {
     }
 }
 
-fn listener(
-    (model, by_certificate): (&ListenerModel, Option<Arc<ServerCertificate>>),
-) -> HttpsListener {
-    HttpsListener {
+fn listener((model, by_certificate): (&ListenerModel, Option<Arc<ServerCertificate>>)) -> Listener {
+    Listener {
+        protocol: model.protocol,
         bind: model.bind.value,
         default_tenant: model.default_tenant.as_ref().map(|id| id.value.clone()),
         tenant_by_certificate: by_certificate,

@@ -4,6 +4,7 @@ use boring::sha::Sha256;
 
 use super::decode::Decoder;
 use super::fault::{Located, Place};
+use super::mqtt_model::MqttModel;
 use super::node::{Kind, Node};
 use super::token_model::{ALGORITHMS, KeyModel, lifespan, signing_keys};
 use super::upstream_model::CertificateModel;
@@ -31,6 +32,7 @@ pub struct TenantModel {
     pub send_ca_names: bool,
     pub upstream: Located<String>,
     pub forward: ForwardSettings,
+    pub mqtt: MqttModel,
     pub tokens: Option<TokensModel>,
     pub bearers: Bearers,
     pub limits: TenantLimits,
@@ -105,6 +107,7 @@ impl TenantModel {
             d.text(node).map(|name| Located { value: name.to_owned(), at: node.at })
         });
         let forward = fields.or(d, "forward", default_forward(), forward);
+        let mqtt = fields.or_if_absent(d, "mqtt", MqttModel::default(node.at), MqttModel::decode);
         let tokens = fields.optional(d, "tokens", tokens);
         let bearers = fields.or(d, "bearers", Bearers::default(), bearers);
         let limits = fields.or(d, "limits", default_limits(), limits);
@@ -124,6 +127,7 @@ impl TenantModel {
             send_ca_names,
             upstream: upstream?,
             forward,
+            mqtt: mqtt?,
             tokens,
             bearers,
             limits,

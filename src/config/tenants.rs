@@ -26,6 +26,8 @@ use crate::upstream::Pool;
 pub struct TenantCompiler<'c> {
     pub loaded: &'c Loaded,
     pub pools: &'c HashMap<String, Printed<Pool>>,
+    /// The MQTT brokers of the upstreams that have some.
+    pub brokers: &'c HashMap<String, Printed<Pool>>,
     /// The edge's own; `None` where there are none, or they are faulty.
     pub keys: Option<&'c Printed<SigningKeys>>,
     pub files: &'c mut Files,
@@ -76,6 +78,8 @@ impl TenantCompiler<'_> {
 
         let mut print = Print::new("tenant");
         print.part(&model.digest).part(pool_print).part(&keys_print);
+        let broker = self.brokers.get(&model.upstream.value);
+        print.part(broker.map_or(&[], |(_, print)| print));
         if let Some(tokens) = &tokens {
             print.part(&tokens.lifespan.to_be_bytes());
         }
@@ -105,6 +109,8 @@ impl TenantCompiler<'_> {
                 certificates,
                 upstream: pool.clone(),
                 forward: model.forward.clone(),
+                broker: broker.map(|(pool, _)| pool.clone()),
+                broker_forward: Arc::new(model.mqtt.forward.clone()),
                 tokens,
                 token_source: match model.tokens.as_ref().is_some_and(|tokens| tokens.relay) {
                     true => TokenSource::Platform,

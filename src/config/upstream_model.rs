@@ -20,6 +20,8 @@ pub struct UpstreamModel {
     /// Of the mapping, without the files that it names.
     pub digest: [u8; 32],
     pub servers: Vec<SocketAddr>,
+    /// MQTT brokers; empty: none.
+    pub brokers: Vec<SocketAddr>,
     pub balance: Balance,
     pub tls: Option<TlsModel>,
     /// HTTP/2 without TLS, by prior knowledge (RFC 9113 §3.3).
@@ -52,6 +54,7 @@ impl UpstreamModel {
         let mut fields = d.mapping(node)?;
         let mut hash = Sha256::new();
         node.digest(&mut hash);
+        let brokers = fields.or_if_absent(d, "mqtt", Vec::new(), servers);
         let servers = fields.required(d, "http", "http: [\"127.0.0.1:8080\"]", servers);
         let balance = fields.or(d, "balance", Balance::RoundRobin, |d, node| {
             let choices =
@@ -78,6 +81,7 @@ impl UpstreamModel {
             name,
             digest: hash.finish(),
             servers: servers?,
+            brokers: brokers?,
             balance,
             tls: tls?,
             http2,

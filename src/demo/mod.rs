@@ -1,7 +1,9 @@
 //! The demo: an edge on throw-away certificates, a platform behind it, and a device's tour.
 //!
-//! The tour runs the very commands that it prints (curl), so what is shown is what happens.
+//! The tour runs the very commands that it prints (curl, mosquitto's clients), so what is shown is
+//! what happens.
 
+mod broker;
 mod pki;
 mod upstream;
 
@@ -18,6 +20,7 @@ use crate::log;
 use crate::server::Prepared;
 use crate::signals::Signals;
 
+use self::broker::Broker;
 use self::pki::{Identity, Role};
 
 const CONFIG: &str = include_str!("portcullis.yaml");
@@ -25,26 +28,35 @@ const TENANTS: [&str; 2] = ["acme", "globex"];
 
 /// Runs the demo; `once` ends it after the tour.
 pub fn run(once: bool) -> anyhow::Result<()> {
-    if Command::new("curl").arg("--version").output().is_err() {
-        bail!("the tour needs curl, which is not installed (Debian: apt-get install curl)");
+    for (tool, package) in [("curl", "curl"), ("mosquitto_rr", "mosquitto-clients")] {
+        if Command::new(tool).arg("--help").output().is_err() {
+            bail!(
+                "the tour needs {tool}, which is not installed (Debian: apt-get install {package})"
+            );
+        }
     }
     let mut signals = Signals::catch()?;
     let folder = Folder::new()?;
     mint(&folder.0)?;
     let platform = upstream::start()?;
+    let broker = Broker::start(&folder.0)?;
     let config = folder.0.join("portcullis.yaml");
-    fs::write(&config, CONFIG.replace("{platform}", &platform.to_string()))?;
+    let text = CONFIG.replace("{platform}", &platform.to_string());
+    fs::write(&config, text.replace("{broker}", &broker.address().to_string()))?;
 
     let prepared = Prepared::new(&config)?;
     log::start(prepared.compiled().settings.log)?;
     let server = prepared.start(Clock::system())?;
     let edge = *server.https_addresses().first().context("the demo has no listener")?;
+    let mqtts = *server.mqtts_addresses().first().context("the demo has no MQTT listener")?;
     say(&format!(
         "Portcullis serves https://acme.edge.localhost and https://globex.edge.localhost on \
-         {edge}.\nA platform stands behind it on {platform}. Certificates and configuration: {}\n",
+         {edge}, and MQTT on {mqtts}.\nA platform stands behind it on {platform}, and mosquitto on \
+         {}. Certificates and configuration: {}\n",
+        broker.address(),
         folder.0.display()
     ));
-    let tour = Tour { folder: &folder.0, edge, admin: server.admin_address() };
+    let tour = Tour { folder: &folder.0, edge, mqtts, admin: server.admin_address() };
     tour.take()?;
     if once {
         server.drain();
@@ -77,7 +89,7 @@ impl Drop for Folder {
 fn mint(folder: &Path) -> anyhow::Result<()> {
     let file = |name: &str| folder.join(name);
     let server_root = pki::issue("Demo server root", Role::Authority, None)?;
-    let names = ["*.edge.localhost"];
+    let names = ["*.edge.localhost", "localhost"];
     let server = pki::issue("Demo edge", Role::Server { names: &names }, Some(&server_root))?;
     pki::write_chain(&file("server-root.pem"), &[&server_root])?;
     pki::write_chain(&file("server.pem"), &[&server])?;
@@ -111,10 +123,11 @@ fn mint(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A device's way through the edge, as curl commands.
+/// A device's way through the edge, as commands.
 struct Tour<'t> {
     folder: &'t Path,
     edge: SocketAddr,
+    mqtts: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -179,9 +192,24 @@ impl Tour<'_> {
             ),
             Expect::Contains("\"keys\""),
         )?;
+        let token = self.run(
+            "9. Over MQTT the device publishes to s/uat and gets its token on s/dat: the same one. \
+             The broker sees neither.",
+            &self.mqtt("mosquitto_rr", "acme-device-1", "-t s/uat -e s/dat -n"),
+            Expect::Contains("71,"),
+        )?;
+        let jwt = token.trim().trim_start_matches("71,");
+        if first != format!("{{\"accessToken\":\"{jwt}\"}}") {
+            bail!("the token over MQTT differs from that over HTTPS");
+        }
+        self.run(
+            "10. It takes no other device's client id.",
+            &self.mqtt("mosquitto_pub", "acme-device-2", "-t t/x -m hello"),
+            Expect::Failure,
+        )?;
         self.operators_part()?;
         self.step(
-            "12. What Prometheus sees of all this.",
+            "14. What Prometheus sees of all this.",
             "acme",
             "http://{admin}/metrics",
             Expect::Contains("portcullis_tokens_total"),
@@ -195,18 +223,18 @@ impl Tour<'_> {
         let newcomer = format!("--cert new-device-1.pem --key new-device-1.key {TOKEN}");
         let device = "--cert acme-device-1.pem --key acme-device-1.key";
         self.operator(
-            "9. An operator has acme trust another CA: its devices come in at once.",
+            "11. An operator has acme trust another CA: its devices come in at once.",
             "trust add new-root.pem --auto-registration",
             "new root",
         )?;
         self.step("", "acme", &newcomer, Expect::Contains("accessToken"))?;
         self.operator(
-            "10. Blocks a device: its next request is refused.",
+            "12. Blocks a device: its next request is refused.",
             "device block acme-device-1",
             "BLOCKED",
         )?;
         self.step("", "acme", &format!("{device} {TOKEN}"), Expect::Contains("blocked"))?;
-        self.operator("11. And looks at what was done.", "audit", "device.block")?;
+        self.operator("13. And looks at what was done.", "audit", "device.block")?;
         Ok(())
     }
 
@@ -275,6 +303,17 @@ impl Tour<'_> {
         )
     }
 
+    /// A command of mosquitto's clients, as acme's device.
+    fn mqtt(&self, command: &str, client_id: &str, arguments: &str) -> String {
+        // Every machine knows `localhost`, which is a name of acme's here.
+        format!(
+            "cd {} && {command} --cafile server-root.pem -h localhost -p {} --cert \
+             acme-device-1.pem --key acme-device-1.key -i {client_id} {arguments}",
+            self.folder.display(),
+            self.mqtts.port(),
+        )
+    }
+
     fn print_commands(&self) {
         say("The edge stays up until Ctrl-C. To try yourself, in another terminal:\n");
         let certificate = "--cert {tenant}-device-1.pem --key {tenant}-device-1.key";
@@ -289,6 +328,13 @@ impl Tour<'_> {
             if let Ok(command) = self.operators_command(arguments) {
                 say(&format!("  {command}\n"));
             }
+        }
+        for (command, client_id, arguments) in [
+            ("mosquitto_rr", "acme-device-1", "-t s/uat -e s/dat -n"),
+            ("mosquitto_sub", "d:acme-device-1:listens", "-t t/temperature -C 1 -v"),
+            ("mosquitto_pub", "d:acme-device-1:talks", "-t t/temperature -m 21 -r"),
+        ] {
+            say(&format!("  {}\n", self.mqtt(command, client_id, arguments)));
         }
         if let Ok(program) = std::env::current_exe() {
             say(&format!("  {} help\n", program.display()));

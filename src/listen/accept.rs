@@ -17,12 +17,12 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 use crate::gate::ClientIdentity;
 use crate::limits::Limits;
-use crate::metrics::HandshakeResult;
+use crate::metrics::{HandshakeResult, Protocol};
 use crate::refusal::{Refusal, Refused};
 use crate::tenant::Tenant;
 
@@ -32,7 +32,7 @@ use super::https::Front;
 use super::stream::{self, DeviceStream};
 use super::tls::{Accepted, Rejected, TlsServer};
 use super::transport::Transport;
-use super::{Edge, HttpsListener, proxy_protocol};
+use super::{Edge, Listener, mqtt, proxy_protocol};
 
 const BACKLOG: i32 = 4096;
 /// Streams of one h2 connection at a time. One whose answer is not taken holds up to 450 KiB,
@@ -40,6 +40,12 @@ const BACKLOG: i32 = 4096;
 const H2_STREAMS: u32 = 32;
 /// What one h2 stream may hold of a response in the h2 layer.
 const H2_SEND_BUFFER: usize = 32 * 1024;
+/// Has the kernel find out about a device that is gone without a word: an MQTT session that asked
+/// for no keep-alive has no other end. Rare enough not to wake the radio of a device that sleeps.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(15 * 60))
+    .with_interval(Duration::from_secs(60))
+    .with_retries(3);
 /// How long accepting pauses when the process is out of descriptors.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
@@ -50,7 +56,8 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>>
     let mut address = address;
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
         if address.is_ipv6() {
             // `[::]` beside `0.0.0.0`: each family has its own listener.
             socket.set_only_v6(true)?;
@@ -58,6 +65,9 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>>
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        // Accepted sockets inherit both.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener: TcpListener = socket.into();
@@ -71,7 +81,8 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>>
 /// Fails where another process listens there: SO_REUSEPORT would silently give it half of the
 /// connections.
 fn refuse_company(address: SocketAddr) -> io::Result<()> {
-    let probe = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let probe =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
     if address.is_ipv6() {
         probe.set_only_v6(true)?;
     }
@@ -105,7 +116,7 @@ impl Worker {
     /// Accepts until the edge drains.
     pub async fn serve(
         self: Arc<Worker>,
-        listener: Arc<HttpsListener>,
+        listener: Arc<Listener>,
         socket: TcpListener,
     ) -> io::Result<()> {
         let socket = tokio::net::TcpListener::from_std(socket)?;
@@ -128,7 +139,7 @@ impl Worker {
     }
 
     /// Gives a newcomer its place, or turns it away.
-    fn admit(self: Arc<Worker>, listener: &Arc<HttpsListener>, tcp: TcpStream, peer: SocketAddr) {
+    fn admit(self: Arc<Worker>, listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
         let limits = self.edge.generation().limits;
         let balancer = listener.proxy_protocol.iter().any(|range| range.contains(peer.ip()));
         // A balancer's own address is not a device's: the header will name that.
@@ -141,7 +152,7 @@ impl Worker {
                 });
             }
             Err(full) => {
-                self.edge.metrics.refused(Refusal::Overloaded);
+                self.edge.metrics.refused(listener.protocol, Refusal::Overloaded);
                 // One line a connection, as for every refusal; the caps bound their rate only
                 // by what the network brings, so they are the first to be filtered out.
                 tracing::warn!(
@@ -157,18 +168,18 @@ impl Worker {
 
     async fn drive(
         &self,
-        listener: Arc<HttpsListener>,
+        listener: Arc<Listener>,
         tcp: TcpStream,
         peer: SocketAddr,
         balancer: bool,
         place: Place,
         limits: Limits,
     ) {
-        let _ = tcp.set_nodelay(true);
         let edge = &self.edge;
-        edge.metrics.handshakes_in_flight.inc();
-        let registered = Connections::register(edge, &tcp, limits.handshake_timeout);
+        let protocol = listener.protocol;
+        let registered = Connections::register(edge, protocol, &tcp, limits.handshake_timeout);
         let connection = registered.connection().clone();
+        edge.metrics.handshakes_in_flight(protocol).inc();
         let mut transport = Transport::new(tcp, registered, place);
         let accepted = match self.proxied(&mut transport, peer, balancer, &limits).await {
             Ok(()) => self.tls.accept(edge, &listener, transport).await,
@@ -176,13 +187,12 @@ impl Worker {
                 Err(Box::new(Rejected { refused, tenant: None, leaf: None, stream: None }))
             }
         };
-        edge.metrics.handshakes_in_flight.dec();
-        edge.metrics.handshake_duration.observe(connection.age().as_secs_f64());
+        edge.metrics.handshakes_in_flight(protocol).dec();
+        edge.metrics.handshake_took(protocol, connection.age().as_secs_f64());
         let accepted = accepted.and_then(|accepted| within_tenant_cap(edge, accepted));
         match accepted {
             Ok(accepted) => {
-                self.serve_requests(&listener, &connection, accepted, &limits).await;
-                closed_by_deadline(edge, &connection);
+                self.serve_accepted(&listener, &connection, accepted, &limits).await;
             }
             Err(rejected) => self.reject(&connection, *rejected).await,
         }
@@ -211,9 +221,9 @@ impl Worker {
         Ok(())
     }
 
-    async fn serve_requests(
+    async fn serve_accepted(
         &self,
-        listener: &HttpsListener,
+        listener: &Listener,
         connection: &Arc<Connection>,
         accepted: Accepted,
         limits: &Limits,
@@ -222,7 +232,7 @@ impl Worker {
         let Accepted { mut stream, generation, server_name, tenant, identity, chain, resumed } =
             accepted;
         let result = if resumed { HandshakeResult::Resumed } else { HandshakeResult::Full };
-        tenant.metrics.handshake(result);
+        tenant.metrics.handshake(listener.protocol, result);
         stream.get_mut().place().handshake_done();
         let h2 = stream.ssl().selected_alpn_protocol() == Some(b"h2");
         connection.set_established(
@@ -235,18 +245,29 @@ impl Worker {
             Judged::new(generation.number, tenant, identity),
         );
         drop(generation);
+        if listener.protocol == Protocol::Mqtts {
+            let stream = DeviceStream::new(edge.clone(), stream, None, false);
+            // On the heap: a connection of HTTP must not carry the room of a session.
+            return Box::pin(mqtt::serve(edge, connection, stream)).await;
+        }
         let Some(digest) = digest(connection.clone()) else { return };
-        let stream = Box::new(DeviceStream::new(edge.clone(), stream, Arc::new(digest), h2));
+        let stream = Box::new(DeviceStream::new(edge.clone(), stream, Some(Arc::new(digest)), h2));
         if h2 {
             connection.idle_until(edge.connections.after(limits.idle_timeout));
             self.proxy.process_new(stream, &self.shutdown).await;
-        } else {
-            self.serve_http1(connection, stream).await;
+        } else if let Some(stream) = self.serve_http1(connection, stream).await {
+            return Box::pin(mqtt::serve_websocket(edge, connection, stream)).await;
         }
+        closed_by_deadline(edge, connection);
     }
 
-    /// One request after the other. Between them nothing of Pingora's is held.
-    async fn serve_http1(&self, connection: &Connection, stream: Box<DeviceStream>) {
+    /// One request after the other. Between them nothing of Pingora's is held. Gives the stream
+    /// back where it is to become a WebSocket.
+    async fn serve_http1(
+        &self,
+        connection: &Connection,
+        stream: Box<DeviceStream>,
+    ) -> Option<Box<DeviceStream>> {
         let mut stream = stream;
         let mut settings: Option<HttpPersistentSettings> = None;
         loop {
@@ -274,18 +295,23 @@ impl Worker {
                 None => session.set_keepalive(Some(0)),
             }
             let Some(reused) = self.proxy.process_new_http(session, &self.shutdown).await else {
-                if connection.requests() == before.0 && connection.bytes_received() > before.1 {
+                if connection.upgrade().is_some() {
+                    hasty(&self.edge, connection);
+                } else if connection.requests() == before.0
+                    && connection.bytes_received() > before.1
+                {
                     header_refused(&self.edge, connection);
                 }
                 break;
             };
             let (next, persistent) = reused.consume();
             settings = persistent;
-            stream = match device_stream(next) {
-                Some(stream) => stream,
-                None => break,
-            };
+            stream = device_stream(next)?;
+            if connection.upgrade().is_some() {
+                return Some(stream);
+            }
         }
+        None
     }
 
     async fn reject(&self, connection: &Connection, rejected: Rejected) {
@@ -294,8 +320,10 @@ impl Worker {
             refused = Refused::new(Refusal::Timeout, "limits.handshake_timeout");
         }
         match &tenant {
-            Some(tenant) => tenant.metrics.handshake(HandshakeResult::Failed),
-            None => self.edge.metrics.handshake_without_tenant(),
+            Some(tenant) => {
+                tenant.metrics.handshake(connection.protocol(), HandshakeResult::Failed)
+            }
+            None => self.edge.metrics.handshake_without_tenant(connection.protocol()),
         }
         let tenant = tenant.as_deref();
         let what = "handshake failed";
@@ -359,6 +387,16 @@ fn header_refused(edge: &Edge, connection: &Connection) {
     refused_connection(edge, connection, tenant, leaf_of(connection), &refused, "request refused");
 }
 
+/// Bytes behind a request for a WebSocket and before its answer (RFC 6455 §4.1): Pingora has read
+/// them with the header, and keeps no connection then.
+fn hasty(edge: &Edge, connection: &Connection) {
+    let refused =
+        Refused::new(Refusal::ProtocolError, "bytes before the WebSocket's opening was answered");
+    let judged = connection.judged();
+    let tenant = judged.as_ref().map(|judged| judged.tenant.as_ref());
+    refused_connection(edge, connection, tenant, leaf_of(connection), &refused, "connection cut");
+}
+
 /// A connection that the edge itself ended, where no request's event says so.
 fn closed_by_deadline(edge: &Edge, connection: &Connection) {
     if connection.cut() == Cut::WriteDeadline {
@@ -398,7 +436,7 @@ fn refused_connection(
     refused: &Refused,
     what: &'static str,
 ) {
-    edge.metrics.refused(refused.refusal);
+    edge.metrics.refused(connection.protocol(), refused.refusal);
     tracing::warn!(
         target: "portcullis::connection",
         connection = connection.id(),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, PRAGMA, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, Method};
 use pingora_error::Result;
@@ -138,6 +138,11 @@ impl Answer {
             400 | 401 | 408 | 413 | 421 => answer.closing(),
             _ => answer,
         }
+    }
+
+    /// RFC 6455 §4.4: the version that is spoken here.
+    pub fn other_websocket_version(request_id: &str) -> Answer {
+        Answer::refusal(Refusal::ProtocolError, request_id).with(SEC_WEBSOCKET_VERSION, "13")
     }
 
     /// Nothing to wait for where a peer of h2 keeps its window shut.

@@ -10,24 +10,28 @@
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use atomic_waker::AtomicWaker;
 use http::HeaderValue;
 
 use crate::gate::ClientIdentity;
-use crate::names::ServerName;
+use crate::metrics::Protocol;
+use crate::names::{DeviceId, ServerName};
 use crate::refusal::Refused;
 use crate::tenant::Tenant;
-use crate::upstream::IdentityHeaders;
+use crate::upstream::{BrokerForward, IdentityHeaders};
 
 use super::peer_chain::PeerChain;
 
 /// One device connection, from accept to close.
 pub struct Connection {
     id: u64,
+    protocol: Protocol,
     peer: OnceLock<SocketAddr>,
     socket: Mutex<Option<RawFd>>,
     started: Instant,
@@ -39,12 +43,17 @@ pub struct Connection {
     received: AtomicU64,
     /// Requests that are at the upstream.
     forwarding: AtomicUsize,
+    /// Whether [`Connections::forwarding`] has told of what is there now.
+    met: AtomicBool,
     cut: AtomicU8,
-    /// Why a request that was under way was ended.
-    ended: OnceLock<Refused>,
+    /// Why what was under way was ended.
+    ended: OnceLock<Ending>,
+    /// A task that ends the connection itself when it is told to, and says why to the peer.
+    task: OnceLock<Task>,
     established: OnceLock<Established>,
     judged: ArcSwapOption<Judged>,
     forwarded_for: OnceLock<Option<HeaderValue>>,
+    upgrade: OnceLock<Upgrade>,
 }
 
 /// What a finished handshake leaves for the life of the connection.
@@ -72,6 +81,15 @@ impl Judged {
     }
 }
 
+/// A WebSocket for MQTT that was asked for and is granted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// `Sec-WebSocket-Accept`.
+    pub accept: String,
+    /// The subprotocol.
+    pub protocol: &'static str,
+}
+
 /// Why the edge shut a connection down by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -89,6 +107,36 @@ pub enum Cut {
     Refused = 5,
     /// A header went on past twice its limit.
     HeaderTooLarge = 6,
+}
+
+/// Why the edge ends what is under way.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// It would be refused now.
+    Refused(Refused),
+    /// The edge stops.
+    Drained,
+    /// What the tenant's devices are connected to is another broker now.
+    Moved,
+}
+
+/// For a task to end its connection in good order.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// What ends a connection by itself.
+struct Task {
+    waker: AtomicWaker,
+    terms: Terms,
+}
+
+/// What a session was let in by, and must stay so.
+pub struct Terms {
+    /// As the broker knows it; `None`: without a certificate.
+    pub device: Option<DeviceId>,
+    /// Without a certificate: the device that its client id would name, and that nobody was.
+    pub named: Option<DeviceId>,
+    pub broker: SocketAddr,
+    pub forward: Arc<BrokerForward>,
 }
 
 /// A deadline in the register's milliseconds; 0 is none.
@@ -123,12 +171,14 @@ impl Connections {
     /// Enters a connection whose handshake must end within `handshake`.
     pub fn register(
         edge: &Arc<super::Edge>,
+        protocol: Protocol,
         socket: &impl AsRawFd,
         handshake: Duration,
     ) -> Registered {
         let register = &edge.connections;
         let connection = Arc::new(Connection {
             id: register.next.fetch_add(1, Ordering::Relaxed),
+            protocol,
             peer: OnceLock::new(),
             socket: Mutex::new(Some(socket.as_raw_fd())),
             started: Instant::now(),
@@ -139,14 +189,17 @@ impl Connections {
             requests: AtomicU64::new(0),
             received: AtomicU64::new(0),
             forwarding: AtomicUsize::new(0),
+            met: AtomicBool::new(false),
             cut: AtomicU8::new(Cut::None as u8),
             ended: OnceLock::new(),
+            task: OnceLock::new(),
             established: OnceLock::new(),
             judged: ArcSwapOption::empty(),
             forwarded_for: OnceLock::new(),
+            upgrade: OnceLock::new(),
         });
         register.shard(connection.id).insert(connection.id, connection.clone());
-        edge.metrics.connections.inc();
+        edge.metrics.connections(protocol).inc();
         Registered { connections: edge.clone(), connection }
     }
 
@@ -160,14 +213,46 @@ impl Connections {
         }
     }
 
-    /// Connections that have a request at the upstream.
-    pub fn forwarding(&self) -> Vec<Arc<Connection>> {
+    /// Connections that have something at the upstream: all, or those that came to it since this
+    /// was asked for last.
+    pub fn forwarding(&self, all: bool) -> Vec<Arc<Connection>> {
         let mut found = Vec::new();
         for shard in &self.shards {
-            let busy = |c: &&Arc<Connection>| c.forwarding.load(Ordering::Relaxed) > 0;
+            let busy = |c: &&Arc<Connection>| {
+                c.forwarding.load(Ordering::Relaxed) > 0
+                    && (!c.met.swap(true, Ordering::Relaxed) || all)
+            };
             found.extend(lock(shard).values().filter(busy).cloned());
         }
         found
+    }
+
+    /// Ends a connection with what is under way on it. A task of its own gets time to do so in
+    /// good order.
+    pub fn end(&self, connection: &Connection, ending: Ending) {
+        // Of several reasons the first counts.
+        if connection.ended.set(ending).is_err() {
+            return;
+        }
+        match connection.task.get() {
+            Some(task) => {
+                connection.end_at(self.after(ENDING));
+                task.waker.wake();
+            }
+            None => connection.shut_down(Cut::Refused),
+        }
+    }
+
+    /// Ends the part of the connections with a task of their own that is due when `done` of a
+    /// drain has passed, 0 to 1: never all at once.
+    pub fn end_due(&self, done: f64) {
+        for shard in &self.shards {
+            let due = |c: &&Arc<Connection>| c.task.get().is_some() && c.turn() <= done;
+            let due: Vec<_> = lock(shard).values().filter(due).cloned().collect();
+            for connection in due {
+                self.end(&connection, Ending::Drained);
+            }
+        }
     }
 
     /// Shuts down every connection that waits between requests.
@@ -278,6 +363,11 @@ impl Connection {
         self.read_deadline.store(deadline, Ordering::Relaxed);
     }
 
+    /// Of a session: nothing is owed.
+    pub fn packet_done(&self) {
+        self.read_deadline.store(0, Ordering::Relaxed);
+    }
+
     /// Requests whose header was complete.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -328,20 +418,53 @@ impl Connection {
 
     /// A request goes to the upstream; it is there until what this gives is dropped.
     pub fn forward(self: &Arc<Connection>) -> Forwarding {
+        self.met.store(false, Ordering::Relaxed);
         self.forwarding.fetch_add(1, Ordering::Relaxed);
         Forwarding(self.clone())
     }
 
-    /// Ends the connection with the requests that are under way on it.
-    pub fn end(&self, refused: Refused) {
-        // Of several reasons the first counts.
-        let _ = self.ended.set(refused);
-        self.shut_down(Cut::Refused);
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
-    /// Why [`Connection::end`] was called.
-    pub fn ended(&self) -> Option<&Refused> {
+    /// No further request comes: the connection becomes a WebSocket.
+    pub fn set_upgrade(&self, upgrade: Upgrade) {
+        // A second one would be a second request, which is never read.
+        let _ = self.upgrade.set(upgrade);
+    }
+
+    pub fn upgrade(&self) -> Option<&Upgrade> {
+        self.upgrade.get()
+    }
+
+    /// From now on the connection is ended by its own task.
+    pub fn has_task(&self, terms: Terms) {
+        self.task.get_or_init(|| Task { waker: AtomicWaker::new(), terms });
+    }
+
+    /// Of a session: what it was let in by.
+    pub fn terms(&self) -> Option<&Terms> {
+        self.task.get().map(|task| &task.terms)
+    }
+
+    /// Why the connection is to end; else whoever polls is woken when it is to.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Option<&Ending> {
+        if let Some(task) = self.task.get() {
+            task.waker.register(cx.waker());
+        }
         self.ended.get()
+    }
+
+    /// Why [`Connections::end`] was called.
+    pub fn ended(&self) -> Option<&Ending> {
+        self.ended.get()
+    }
+
+    /// Where in the order of a drain the connection stands, 0 to 1.
+    fn turn(&self) -> f64 {
+        // Neighbours are far apart (Knuth's multiplicative hash).
+        let spread = (self.id as u32).wrapping_mul(2_654_435_769);
+        f64::from(spread) / f64::from(u32::MAX)
     }
 
     /// Says why the connection ends, where nobody has said so yet; true if so.
@@ -395,7 +518,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         lock(&self.connection.socket).take();
         self.connections.connections.shard(self.connection.id).remove(&self.connection.id);
-        self.connections.metrics.connections.dec();
+        self.connections.metrics.connections(self.connection.protocol).dec();
         if let Some(established) = self.connection.established.get() {
             established.tenant_count.fetch_sub(1, Ordering::AcqRel);
         }

@@ -299,7 +299,7 @@ async fn token(
 }
 
 /// As whom the platform is asked: by the name that the device asked for, else by the tenant's.
-fn platform_name<'a>(connection: &'a Connection, tenant: &'a Tenant) -> &'a str {
+pub fn platform_name<'a>(connection: &'a Connection, tenant: &'a Tenant) -> &'a str {
     let asked = connection.established().and_then(|established| established.server_name.as_ref());
     let own = || {
         tenant.server_names.iter().find_map(|pattern| match pattern {
@@ -334,7 +334,7 @@ fn oauth_form(identity: &ClientIdentity, request: &RequestHeader) -> Decision {
 
 /// The platform may have taken seconds to answer: whoever is blocked or no longer trusted by
 /// then gets nothing of it.
-async fn is_still(
+pub async fn is_still(
     edge: &Arc<Edge>,
     connection: &Connection,
     device: &AuthenticatedDevice,
@@ -455,7 +455,7 @@ fn check_authority(
 }
 
 /// The host of `host[:port]`; no user information, no other decoration.
-fn host_of(authority: &str) -> Option<&str> {
+pub fn host_of(authority: &str) -> Option<&str> {
     if authority.starts_with('[') {
         let (host, rest) = authority.split_at(authority.find(']')? + 1);
         return valid_port(rest).then_some(host);

@@ -13,17 +13,18 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::gate::ClientIdentity;
-use crate::metrics::{Answered, TokenResult};
+use crate::metrics::{Answered, Protocol, TokenResult};
 use crate::refusal::{Refusal, Refused};
 use crate::upstream::Picked;
 
 use super::Edge;
 use super::answer::Answer;
-use super::connection::{Connection, Cut, Forwarding, Judged};
+use super::connection::{Connection, Cut, Ending, Forwarding, Judged, Upgrade};
 use super::decide::{Decision, decide, judge, oauth_token};
 use super::forward;
 use super::oauth::MAX_FORM;
 use super::request_id::{Printable, RequestId};
+use super::upgrade::{self, Unfit};
 
 /// Body bytes of a request that the edge answers itself; read and dropped, so that the
 /// connection stays usable.
@@ -150,6 +151,11 @@ impl ProxyHttp for Front {
                     let refused =
                         Refused::new(Refusal::TooLarge, "limits.body_bytes of the tenant");
                     return self.refuse(session, ctx, refused, false).await;
+                }
+                if judged.tenant.broker.is_some()
+                    && let Some(asked) = upgrade::asked(session.req_header(), &judged.identity)
+                {
+                    return self.upgrade(session, ctx, &connection, asked).await;
                 }
                 ctx.answered = Answered::Upstream;
                 ctx.forwarding = Some(connection.forward());
@@ -291,7 +297,11 @@ impl ProxyHttp for Front {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Request) {
         ctx.body_done();
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let mut status = session.response_written().map_or(0, |response| response.status.as_u16());
+        if ctx.connection.as_deref().is_some_and(|connection| connection.upgrade().is_some()) {
+            // Written when Pingora has given the stream back.
+            status = 101;
+        }
         if let (Some(error), None) = (error, &ctx.refused)
             && !device_gone(error)
         {
@@ -304,12 +314,13 @@ impl ProxyHttp for Front {
             ctx.refused = Some(late);
         }
         if ctx.forwarding.take().is_some()
-            && let Some(ended) = ctx.connection.as_deref().and_then(Connection::ended)
+            && let Some(Ending::Refused(ended)) =
+                ctx.connection.as_deref().and_then(Connection::ended)
         {
             ctx.refused = Some(ended.clone());
         }
         if let Some(refused) = &ctx.refused {
-            self.edge.metrics.refused(refused.refusal);
+            self.edge.metrics.refused(Protocol::Https, refused.refusal);
         }
         let seconds = ctx.started.elapsed().as_secs_f64();
         self.edge.metrics.request_done(ctx.answered, seconds);
@@ -343,6 +354,36 @@ impl Front {
             let deadline = self.edge.connections.after(timeout);
             connection.body_until(deadline);
             ctx.body_deadline = Some(deadline);
+        }
+    }
+
+    /// Has the connection become a WebSocket for MQTT, once Pingora is done with the request.
+    async fn upgrade(
+        &self,
+        session: &mut Session,
+        ctx: &mut Request,
+        connection: &Connection,
+        asked: std::result::Result<Upgrade, Unfit>,
+    ) -> Result<bool> {
+        match asked {
+            // What follows would be no WebSocket's.
+            Ok(_) if !session.is_body_empty() => {
+                let refused =
+                    Refused::new(Refusal::ProtocolError, "a request for a WebSocket with a body");
+                self.refuse(session, ctx, refused, true).await
+            }
+            Ok(upgrade) => {
+                connection.set_upgrade(upgrade);
+                // Whatever its header says of the connection: it is given back, not closed.
+                session.set_keepalive(Some(0));
+                Ok(true)
+            }
+            Err(Unfit::Version(refused)) => {
+                let answer = Answer::other_websocket_version(ctx.id.text().as_str());
+                ctx.refused = Some(refused);
+                self.answer(session, ctx, answer).await
+            }
+            Err(Unfit::Refused(refused)) => self.refuse(session, ctx, refused, true).await,
         }
     }
 

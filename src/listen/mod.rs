@@ -3,8 +3,9 @@
 //! The way of a connection: [`accept`] takes it and counts it ([`caps`]), reads a PROXY
 //! header where one is due, makes the TLS handshake ([`tls`], [`verdict`]) and drives its requests;
 //! [`https`] is Pingora's view of a request, [`decide`] what becomes of it, [`answer`] what
-//! the edge says itself ([`relay`] fetches a platform's tokens, [`oauth`] reads token requests
-//! of OAuth), [`forward`] what the upstream sees.
+//! the edge says itself ([`relay`] fetches a platform's tokens, [`oauth`] reads token requests of
+//! OAuth), [`forward`] what the upstream sees. [`mqtt`] has the other protocol, behind TLS or in
+//! a WebSocket, which [`upgrade`] tells from other requests.
 
 pub mod accept;
 mod answer;
@@ -15,6 +16,10 @@ mod decide;
 mod forward;
 mod https;
 pub mod live;
+#[cfg(fuzzing)]
+pub mod mqtt;
+#[cfg(not(fuzzing))]
+mod mqtt;
 mod oauth;
 mod path;
 mod peer_chain;
@@ -26,6 +31,7 @@ mod stream;
 mod tickets;
 mod tls;
 mod transport;
+mod upgrade;
 mod verdict;
 
 use std::net::SocketAddr;
@@ -39,7 +45,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::gate::Gate;
 use crate::ip_range::IpRange;
 use crate::limits::Limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Protocol};
 use crate::names::TenantId;
 use crate::server_certificate::ServerCertificate;
 use crate::tenant::TenantDirectory;
@@ -53,9 +59,10 @@ pub use tls::TlsServer;
 /// Chains that are verified at the same time on the blocking pool.
 const VERIFICATIONS: usize = 4;
 
-/// One HTTPS listener.
+/// Where devices are met.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpsListener {
+pub struct Listener {
+    pub protocol: Protocol,
     pub bind: SocketAddr,
     /// Serves clients that send no SNI.
     pub default_tenant: Option<TenantId>,

@@ -288,7 +288,7 @@ fn for_http2(request: &mut RequestHeader, tls: bool) -> Result<(), Box<Error>> {
 }
 
 /// The token in the platform's answer.
-fn jwt(body: &[u8]) -> Option<String> {
+pub fn jwt(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Body {
         #[serde(rename = "accessToken")]

@@ -38,7 +38,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 pub struct DeviceStream {
     tls: SslStream<Transport>,
     edge: Arc<Edge>,
-    digest: Arc<ProxyDigest>,
+    digest: Option<Arc<ProxyDigest>>,
     h2: bool,
     gathered: Vec<u8>,
     behind: Option<usize>,
@@ -52,11 +52,11 @@ struct HeaderBudget {
 }
 
 impl DeviceStream {
-    /// `digest` carries the connection to the request phases.
+    /// `digest` carries the connection to the request phases, where there are some.
     pub fn new(
         edge: Arc<Edge>,
         tls: SslStream<Transport>,
-        digest: Arc<ProxyDigest>,
+        digest: Option<Arc<ProxyDigest>>,
         h2: bool,
     ) -> DeviceStream {
         DeviceStream {
@@ -88,6 +88,45 @@ impl DeviceStream {
         self.tls.get_ref().poll_readable(cx)
     }
 
+    /// Fills `buf` with what has arrived, as far as it goes.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut filled = 0;
+        while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let mut rest = ReadBuf::new(rest);
+            match Pin::new(&mut *self).poll_read(cx, &mut rest) {
+                Poll::Pending if filled == 0 => return Poll::Pending,
+                Poll::Ready(Err(error)) if filled == 0 => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) if !rest.filled().is_empty() => filled += rest.filled().len(),
+                // The end, or a fault, is found again by the next call.
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(filled))
+    }
+
+    /// Encrypts `bytes`; they leave with the next [`DeviceStream::poll_send`].
+    pub fn encrypt(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let n = write_record(&mut self.tls, rest)?;
+            rest = rest.get(n..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Ciphertext that waits to be sent.
+    pub fn unsent(&self) -> usize {
+        self.tls.get_ref().unsent()
+    }
+
+    pub fn tls_version(&self) -> &'static str {
+        self.tls.ssl().version_str()
+    }
+
+    pub fn tcp(&self) -> &tokio::net::TcpStream {
+        self.tls.get_ref().tcp()
+    }
+
     fn count(&mut self, n: usize) -> Poll<io::Result<()>> {
         let connection = self.tls.get_ref().connection();
         connection.received(n);
@@ -116,7 +155,8 @@ impl DeviceStream {
         Ok(())
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends what is encrypted, and holds a peer that does not take it to its deadline.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sent = 0;
         let result = self.tls.get_mut().poll_send(cx, &mut sent);
         let connection = self.tls.get_ref().connection();
@@ -273,7 +313,7 @@ impl GetTimingDigest for DeviceStream {
 
 impl GetProxyDigest for DeviceStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(self.digest.clone())
+        self.digest.clone()
     }
 }
 

@@ -28,6 +28,7 @@ use boring_sys as ffi;
 use foreign_types_shared::ForeignTypeRef;
 
 use crate::gate::{ClientIdentity, Resolved};
+use crate::metrics::Protocol;
 use crate::names::ServerName;
 use crate::refusal::{Refusal, Refused};
 use crate::server_certificate::ServerCertificate;
@@ -37,7 +38,7 @@ use super::peer_chain::PeerChain;
 use super::sni::server_name;
 use super::transport::Transport;
 use super::verdict::{resolved, verdict_of};
-use super::{Edge, Generation, HttpsListener};
+use super::{Edge, Generation, Listener};
 
 /// TLS 1.2 suites; 1.3 has its own. ECDHE and AEAD only (RFC 7525bis §4.2).
 const CIPHERS_12: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:\
@@ -58,7 +59,9 @@ const DEVICE_SIGNATURES: &[SslSignatureAlgorithm] = &[
     SslSignatureAlgorithm::RSA_PSS_RSAE_SHA512,
     SslSignatureAlgorithm::RSA_PKCS1_SHA512,
 ];
-const ALPN: &[u8] = b"\x02h2\x08http/1.1";
+const HTTPS_ALPN: &[u8] = b"\x02h2\x08http/1.1";
+/// The registered name (IANA, from MQTT 5.0).
+const MQTT_ALPN: &[u8] = b"\x04mqtt";
 const ALERT_CERTIFICATE_UNKNOWN: u8 = 46;
 /// The chain travels in the ticket and the ticket in the next ClientHello, of which BoringSSL
 /// takes 16 KiB: a device with a longer chain gets no ticket, or it could not come back.
@@ -82,7 +85,7 @@ type Slot = Index<Ssl, Option<Box<Handshake>>>;
 struct Handshake {
     edge: Arc<Edge>,
     generation: Arc<Generation>,
-    listener: Arc<HttpsListener>,
+    listener: Arc<Listener>,
     server_name: Option<ServerName>,
     tenant: Option<Arc<Tenant>>,
     /// No SNI, no default tenant: the client certificate names the tenant.
@@ -160,8 +163,15 @@ impl TlsServer {
             Ok(())
         });
         context.set_servername_callback(move |ssl, alert| name_verdict(ssl, alert, slot));
-        context.set_alpn_select_callback(|_, offered| {
-            select_next_proto(ALPN, offered).ok_or(AlpnError::ALERT_FATAL)
+        // Whoever offers none speaks the listener's; whoever offers others is at the wrong door,
+        // perhaps led there (RFC 7301 §3.2).
+        context.set_alpn_select_callback(move |ssl, offered| {
+            let handshake = ssl.ex_data(slot).and_then(Option::as_ref);
+            let ours = match handshake.map(|handshake| handshake.listener.protocol) {
+                Some(Protocol::Mqtts) => MQTT_ALPN,
+                Some(Protocol::Https) | None => HTTPS_ALPN,
+            };
+            select_next_proto(ours, offered).ok_or(AlpnError::ALERT_FATAL)
         });
         // SAFETY: `TicketKeys` sets the name, the cipher and the MAC of every ticket it
         // answers `Success` for.
@@ -188,7 +198,7 @@ impl TlsServer {
     pub async fn accept(
         &self,
         edge: &Arc<Edge>,
-        listener: &Arc<HttpsListener>,
+        listener: &Arc<Listener>,
         transport: Transport,
     ) -> Result<Accepted, Box<Rejected>> {
         let failed = |stream: Option<SslStream<Transport>>, tenant, refused| {

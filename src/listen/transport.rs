@@ -94,7 +94,15 @@ impl Transport {
                     *sent += n;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // A writer that never waits for all of it to be sent must not keep all that
+                    // was ever sent.
+                    if self.outbox_sent >= OUTBOX_BYTES / 2 {
+                        self.outbox.drain(..self.outbox_sent);
+                        self.outbox_sent = 0;
+                    }
+                    return Poll::Pending;
+                }
             }
         }
         self.outbox = Vec::new();

@@ -1,6 +1,7 @@
 //! What the data path asks: all of the registry that it needs, as the store had it last.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
@@ -19,6 +20,7 @@ pub(super) struct Memory {
     /// For every tenant that has nothing: always the same one.
     nothing: Arc<TenantState>,
     version: watch::Sender<u64>,
+    taken: AtomicU64,
 }
 
 impl Default for Memory {
@@ -30,6 +32,7 @@ impl Default for Memory {
             keys: RwLock::new(Arc::from([])),
             nothing: Arc::default(),
             version: watch::Sender::new(0),
+            taken: AtomicU64::new(0),
         }
     }
 }
@@ -48,8 +51,19 @@ impl Memory {
         self.version.subscribe()
     }
 
+    /// Moves after anything of what is known may have changed, but for devices that this node
+    /// has registered on their first call.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Acquire)
+    }
+
     /// Takes in what the store has told. Its version moves after everything else has.
     pub(super) fn take(&self, feed: Feed) {
+        self.take_in(feed);
+        self.taken.fetch_add(1, Ordering::Release);
+    }
+
+    fn take_in(&self, feed: Feed) {
         self.statuses.take(feed.devices, feed.whole);
         self.pins.take(feed.pins, feed.whole);
         let tenants = self.take_tenants(feed.tenants, feed.whole);

@@ -205,6 +205,12 @@ impl Registry {
         self.memory.changes()
     }
 
+    /// Moves after a device's status, a pin or anything else that is known may have changed.
+    /// Devices that register on their first call do not move it: nobody had met them.
+    pub fn moved(&self) -> u64 {
+        self.memory.taken()
+    }
+
     /// Memory was held against the store within [`RegistrySettings::max_staleness`], by
     /// monotonic time. Who decides by memory that is not fresh may let a device in that was
     /// blocked meanwhile.

@@ -23,12 +23,14 @@ use crate::clock::Clock;
 use crate::config::{Compiled, Compiler, Faults, Settings};
 use crate::gate::Gate;
 use crate::listen::accept::{Worker, bind};
-use crate::listen::{Cut, Edge, HttpsListener, TicketKeys, TlsServer, live};
-use crate::metrics::Metrics;
+use crate::listen::{Cut, Edge, Listener, TicketKeys, TlsServer, live};
+use crate::metrics::{Metrics, Protocol};
 use crate::registry::{Registry, RegistryError};
 
 /// Connections to the admin port that wait to be accepted.
 const ADMIN_BACKLOG: i32 = 1024;
+/// The part of a drain over which sessions are ended.
+const DRAIN_SPREAD: f64 = 0.8;
 /// How often deadlines of connections are looked at; the error of every one of them.
 const SWEEP: Duration = Duration::from_millis(250);
 /// How often requests that are under way are judged again.
@@ -65,6 +67,7 @@ pub struct Server {
     generations: Arc<Generations>,
     settings: Settings,
     https: Vec<SocketAddr>,
+    mqtts: Vec<SocketAddr>,
     admin: SocketAddr,
     shutdown: watch::Sender<bool>,
     workers: Vec<thread::JoinHandle<()>>,
@@ -140,12 +143,15 @@ impl Prepared {
         socket2::SockRef::from(&admin_socket).listen(ADMIN_BACKLOG)?;
         let admin = admin_socket.local_addr()?;
         let mut listeners = Vec::new();
-        let mut https = Vec::new();
+        let (mut https, mut mqtts) = (Vec::new(), Vec::new());
         for listener in &settings.listeners {
             let sockets = bind(listener.bind, settings.workers)
                 .map_err(|source| StartError::Bind { address: listener.bind, source })?;
             if let Some(socket) = sockets.first() {
-                https.push(socket.local_addr()?);
+                match listener.protocol {
+                    Protocol::Https => https.push(socket.local_addr()?),
+                    Protocol::Mqtts => mqtts.push(socket.local_addr()?),
+                }
             }
             listeners.push((Arc::new(listener.clone()), sockets));
         }
@@ -198,6 +204,7 @@ impl Prepared {
             generations,
             settings,
             https,
+            mqtts,
             admin,
             shutdown,
             workers,
@@ -207,9 +214,14 @@ impl Prepared {
 }
 
 impl Server {
-    /// Where devices are served, in the order of the configuration.
+    /// Where devices are served by HTTPS, in the order of the configuration.
     pub fn https_addresses(&self) -> &[SocketAddr] {
         &self.https
+    }
+
+    /// The same for MQTT.
+    pub fn mqtts_addresses(&self) -> &[SocketAddr] {
+        &self.mqtts
     }
 
     pub fn admin_address(&self) -> SocketAddr {
@@ -246,7 +258,12 @@ impl Server {
         let edge = self.edge.clone();
         if let Some(background) = &self.background {
             background.block_on(async move {
+                let start = Instant::now();
                 while !edge.connections.is_empty() && Instant::now() < end {
+                    // Sessions end one after the other over most of the time, so that they come
+                    // back one after the other.
+                    let spread = timeout.mul_f64(DRAIN_SPREAD).as_secs_f64().max(f64::MIN_POSITIVE);
+                    edge.connections.end_due(start.elapsed().as_secs_f64() / spread);
                     // Again each time: a connection becomes idle when its request ends.
                     edge.connections.cut_idle();
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -364,11 +381,12 @@ async fn sweep(edge: Arc<Edge>) {
 
 /// A change of trust or of a device reaches requests that are under way.
 async fn judge_forwarding(edge: Arc<Edge>) {
+    let mut rounds = live::Rounds::default();
     let mut ticks = tokio::time::interval(JUDGE_FORWARDING);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        live::judge_forwarding(&edge).await;
+        rounds.judge(&edge).await;
     }
 }
 
@@ -376,12 +394,12 @@ async fn judge_forwarding(edge: Arc<Edge>) {
 /// thread from its first byte to its last.
 fn start_workers(
     edge: &Arc<Edge>,
-    listeners: Vec<(Arc<HttpsListener>, Vec<TcpListener>)>,
+    listeners: Vec<(Arc<Listener>, Vec<TcpListener>)>,
     workers: usize,
     watch: &watch::Receiver<bool>,
 ) -> Result<Vec<thread::JoinHandle<()>>, StartError> {
     let tls = Arc::new(TlsServer::new()?);
-    let mut by_worker: Vec<Vec<(Arc<HttpsListener>, TcpListener)>> = Vec::new();
+    let mut by_worker: Vec<Vec<(Arc<Listener>, TcpListener)>> = Vec::new();
     by_worker.resize_with(workers, Vec::new);
     for (listener, sockets) in listeners {
         for (worker, socket) in by_worker.iter_mut().zip(sockets) {
@@ -403,7 +421,7 @@ async fn work(
     edge: Arc<Edge>,
     tls: Arc<TlsServer>,
     shutdown: watch::Receiver<bool>,
-    sockets: Vec<(Arc<HttpsListener>, TcpListener)>,
+    sockets: Vec<(Arc<Listener>, TcpListener)>,
 ) {
     let worker = Arc::new(Worker::new(edge.clone(), tls, shutdown));
     let mut serving = tokio::task::JoinSet::new();

@@ -17,7 +17,7 @@ use crate::names::{ServerPattern, TenantId};
 use crate::server_certificate::ServerCertificate;
 use crate::token::{SigningKeys, TokenSettings};
 use crate::trust::{TrustFault, TrustMaterial, TrustStore};
-use crate::upstream::{ForwardSettings, Pool};
+use crate::upstream::{BrokerForward, ForwardSettings, Pool};
 
 pub use assemble::{Assembly, LIFESPAN_OPTION, RowFault};
 pub use directory::{Candidates, TenantConflict, TenantDirectory, TenantEntry};
@@ -102,6 +102,9 @@ pub struct Tenant {
     pub certificates: Vec<Arc<ServerCertificate>>,
     pub upstream: Arc<Pool>,
     pub forward: ForwardSettings,
+    /// MQTT; `None`: not for this tenant.
+    pub broker: Option<Arc<Pool>>,
+    pub broker_forward: Arc<BrokerForward>,
     /// `None`: the token endpoint is off and answers 404.
     pub tokens: Option<TokenSettings>,
     pub token_source: TokenSource,

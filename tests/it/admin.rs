@@ -78,7 +78,7 @@ fn serial(certificate: &Minted) -> String {
 
 /// Has a tenant prove that it holds the key of an uploaded CA.
 #[track_caller]
-fn prove(api: &Api, tenant: &str, fingerprint: &str, ca: &Minted) -> u16 {
+pub fn prove(api: &Api, tenant: &str, fingerprint: &str, ca: &Minted) -> u16 {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     let path = format!("{}-pop/{fingerprint}", anchors(tenant));

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const SECTIONS: [&str; 5] = ["TLS, server names, trust", "X.509", "HTTP", "Tokens", "Platform"];
+const SECTIONS: [&str; 6] =
+    ["TLS, server names, trust", "X.509", "HTTP", "Tokens", "MQTT", "Platform"];
 /// Fewer characters give no reason.
 const REASON: usize = 20;
 

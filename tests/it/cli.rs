@@ -242,11 +242,24 @@ fn every_command_that_the_demo_suggests_works() {
     let (mut demo, said) = demo();
     let commands: Vec<&str> =
         said.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
-    let failed: Vec<(&str, Output)> = commands
-        .iter()
-        .map(|command| (*command, Command::new("sh").args(["-c", command]).output().unwrap()))
-        .filter(|(_, output)| !output.status.success())
-        .collect();
+    // One of them waits for what another sends, so it is not waited for before.
+    let spawn = |command: &&str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        shell.spawn().unwrap()
+    };
+    let mut outputs: Vec<(&str, Output)> = Vec::new();
+    let mut waiting = Vec::new();
+    for command in &commands {
+        let child = spawn(command);
+        match command.contains("mosquitto_sub") {
+            true => waiting.push((*command, child)),
+            false => outputs.push((*command, child.wait_with_output().unwrap())),
+        }
+    }
+    outputs.extend(waiting.into_iter().map(|(c, child)| (c, child.wait_with_output().unwrap())));
+    let failed: Vec<(&str, Output)> =
+        outputs.into_iter().filter(|(_, output)| !output.status.success()).collect();
     let id = libc::pid_t::try_from(demo.id()).unwrap();
     // SAFETY: takes numbers only; the child has not been waited for, so the id is its own.
     assert_eq!(unsafe { libc::kill(id, libc::SIGTERM) }, 0);

@@ -19,6 +19,7 @@ mod http;
 mod http2;
 mod jwt;
 mod key_types;
+mod mqtt;
 mod oauth;
 mod openssl_link;
 mod operators;

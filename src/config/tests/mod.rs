@@ -6,6 +6,7 @@ mod example;
 mod faults;
 mod files;
 mod mint;
+mod mqtt;
 mod operators;
 mod reuse;
 mod structure;

@@ -6,8 +6,10 @@
 
 mod api;
 mod client;
+pub mod mqtt;
 mod process;
 mod upstream;
+pub mod websocket;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -66,6 +68,8 @@ pub struct Config {
     pub listener: String,
     /// Further HTTPS listeners, `- {…}` a line each.
     pub listeners: String,
+    /// MQTT listeners, `- {…}` a line each.
+    pub mqtts: String,
     /// Keys under `limits`, a line each.
     pub limits: String,
     /// Keys of the upstream `platform`, a line each.
@@ -92,6 +96,7 @@ impl Default for Config {
             log: "{ format: text, level: info }".into(),
             listener: String::new(),
             listeners: String::new(),
+            mqtts: String::new(),
             limits: String::new(),
             platform: "health: { interval: 100ms, timeout: 1s }".into(),
             acme: trusts("acme"),
@@ -108,6 +113,15 @@ impl Config {
         self.acme.push_str(key);
     }
 
+    /// Serves MQTT in front of a broker. `acme`: keys of that tenant's `mqtt`, after a comma.
+    pub fn mqtt(&mut self, broker: SocketAddr, acme: &str) {
+        self.mqtts.push_str("- { bind: \"127.0.0.1:0\" }\n");
+        self.platform.push_str(&format!("\nmqtt: [\"{broker}\"]"));
+        let apart = "upstream_client_id: \"{tenant}/{client_id}\"";
+        self.acme(&format!("mqtt: {{ {apart}{acme} }}"));
+        self.globex.push_str(&format!("\nmqtt: {{ {apart} }}"));
+    }
+
     fn yaml(&self, upstream: SocketAddr) -> String {
         let Config {
             admin,
@@ -117,6 +131,7 @@ impl Config {
             log,
             listener,
             listeners,
+            mqtts,
             limits,
             platform,
             acme,
@@ -133,11 +148,15 @@ impl Config {
         } else {
             format!("    http: [\"{upstream}\"]\n")
         };
+        let mqtts = match mqtts.is_empty() {
+            true => String::new(),
+            false => format!("  mqtts:\n{}", indented(mqtts, 4)),
+        };
         format!(
             "admin: {admin}\nworkers: 2\nregistry: {registry}\n\
              log: {log}\ndrain_timeout: 2s\n\
              tokens: {tokens}\n{edge}\n\
-             listeners:\n  https:\n    - bind: \"127.0.0.1:0\"\n{}{}limits:\n{}\
+             listeners:\n  https:\n    - bind: \"127.0.0.1:0\"\n{}{}{mqtts}limits:\n{}\
              upstreams:\n  platform:\n{http}{}tenants:\n\
              \x20 - id: acme\n    server_names: [acme.example.com, \"*.acme.example.com\"]\n\
              \x20   certificate: {{ chain: server.pem, key: server.key }}\n    upstream: platform\n{}\
@@ -261,7 +280,17 @@ impl World {
         self.server().https_addresses()[0]
     }
 
-    /// acme's device with its whole chain.
+    /// The first MQTT listener's address.
+    pub fn mqtts(&self) -> SocketAddr {
+        self.server().mqtts_addresses()[0]
+    }
+
+    /// acme's device at the MQTT listener.
+    pub fn acme_mqtt(&self) -> Client {
+        self.acme_client().at(self.mqtts())
+    }
+
+    /// acme's device at the HTTPS listener, with its whole chain.
     pub fn acme_client(&self) -> Client {
         let pki = &self.acme;
         self.client("acme.example.com").identity(&[&pki.device, &pki.issuing])

@@ -18,6 +18,8 @@ pub struct Process {
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
     pub https: SocketAddr,
+    /// The first MQTT listener's address.
+    pub mqtts: Option<SocketAddr>,
     pub admin: SocketAddr,
 }
 
@@ -41,8 +43,14 @@ impl Process {
         let for_thread = log.clone();
         let reader = thread::spawn(move || read_lines(lines, &for_thread));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut process =
-            Process { child, log, reader: Some(reader), https: nowhere, admin: nowhere };
+        let mut process = Process {
+            child,
+            log,
+            reader: Some(reader),
+            https: nowhere,
+            mqtts: None,
+            admin: nowhere,
+        };
         eventually("the edge says where it serves", || {
             if let Some(status) = process.child.try_wait().unwrap() {
                 panic!("ended with {status}: {}", process.text());
@@ -53,6 +61,8 @@ impl Process {
         let serving = events.remove(events.iter().position(|e| e["message"] == "serving").unwrap());
         let https = serving["https"].as_str().unwrap();
         process.https = https.trim_matches(['[', ']']).parse().unwrap();
+        let mqtts = serving["mqtts"].as_str().unwrap().trim_matches(['[', ']']);
+        process.mqtts = mqtts.split(", ").next().and_then(|first| first.parse().ok());
         process.admin = serving["admin"].as_str().unwrap().parse().unwrap();
         process
     }
