@@ -225,13 +225,17 @@ fn apart<'l>(
     first: &mut HashMap<(IpAddr, u16), &'l TenantModel>,
     faults: &mut Vec<Fault>,
 ) {
-    let mut told = false;
+    // Once for each tenant, however many brokers it shares.
+    let (mut told, mut told_of_names) = (false, false);
     for broker in brokers {
         // Whoever shares it later is held against the same one.
         let address = (broker.ip().to_canonical(), broker.port());
         let other = *first.entry(address).or_insert(tenant);
         let (ours, theirs) = (&tenant.mqtt.forward.client_id, &other.mqtt.forward.client_id);
-        if !std::ptr::eq(tenant, other) && !tenant.mqtt.forward.names_tenants() && !told {
+        if !std::ptr::eq(tenant, other)
+            && !tenant.mqtt.forward.names_tenants()
+            && !std::mem::replace(&mut told_of_names, true)
+        {
             let message = format!(
                 "on the broker {}, which tenant `{}` shares, devices of one name would have one user \
                  name",

@@ -141,6 +141,18 @@ fn tenants_that_share_a_broker_keep_their_client_ids_apart() {
     shared(&with("", "", &beta(APART)), &[share("20:13", "acme", "beta", broker)]);
     // Each separates, and `x@acme` beside `acme/x` does not.
     shared(&with("", APART, &beta(OTHERWISE)), &[share("21:13", "acme", "beta", broker)]);
+    for (names, apart) in [
+        ("user_name: \"device_{device}\", password: \"{password}\"", false),
+        ("user_name: \"{tenant}/{device}\", password: \"{password}\"", true),
+        ("user_name: \"{token}\"", true),
+        ("user_name: edge, password: its-own-secret", true),
+    ] {
+        let own = "upstream_client_id: \"{tenant}/{client_id}\"";
+        let lines = format!("    mqtt: {{ {own}, {names} }}\n");
+        let found = faults(&with("", &lines, &beta(&lines)));
+        let about = found.iter().filter(|fault| fault.contains("would have one user name")).count();
+        assert_eq!(about, usize::from(!apart), "{names}: {found:?}");
+    }
     for glued in ["{tenant}{client_id}", "{tenant}-{client_id}", "x{client_id}", "{client_id}"] {
         let lines = format!("    mqtt: {{ upstream_client_id: \"{glued}\" }}\n");
         let expected = [share("21:13", "acme", "beta", broker)];

@@ -269,6 +269,23 @@ fn a_connect_that_drips_or_never_comes_is_cut_at_its_deadline() {
 }
 
 #[test]
+fn a_subscription_that_is_begun_and_not_ended_is_cut_at_its_deadline() {
+    let (world, broker) = world(|config| config.limits = "mqtt_connect_timeout: 1s".into());
+    for level in VERSIONS {
+        let mut pair = Pair::open(&world, &broker, level);
+        let mut neighbour = Pair::open(&world, &broker, level);
+        let began = Instant::now();
+        pair.device.write(&[&[0x82][..], &varint(60_000), &[0; 50_000]].concat());
+        assert_eq!(until_closed(&mut pair.device), []);
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(900) && took < Duration::from_secs(5), "{took:?}");
+        // A session that owes nothing goes on over the same time.
+        neighbour.device.send(&Packet::new(0xc0, []));
+        assert_eq!(neighbour.broker.receive().kind(), 12);
+    }
+}
+
+#[test]
 fn a_packet_that_is_larger_than_allowed_ends_the_session_before_it_comes() {
     let (world, broker) = world(|config| config.limits = "mqtt_packet_bytes: 4KiB".into());
     for level in VERSIONS {

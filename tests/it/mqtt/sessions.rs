@@ -16,6 +16,9 @@ fn a_device_talks_to_the_broker_in_each_version() {
         let (topic, _, _, payload) = message(level, &echo);
         assert_eq!((topic.as_str(), payload.as_slice()), ("up/x", &b"hello"[..]));
     }
+    // By what is counted of answers a broker is no upstream that fails.
+    let taken = "portcullis_upstream_responses_total{status=\"2xx\",upstream=\"platform/mqtt\"}";
+    assert_eq!(world.metric(taken), 3.0);
 }
 
 #[test]

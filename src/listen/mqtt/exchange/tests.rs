@@ -395,6 +395,17 @@ fn an_alias_is_found_behind_other_properties_but_not_behind_any_number() {
 }
 
 #[test]
+fn a_property_that_no_client_sends_hides_no_alias() {
+    let own = publish(V5, 0, "s/uat", 0, &[0x23, 0, 1], b"");
+    // A subscription identifier, a string that is longer than what there is, a length without end.
+    for properties in [&[0x0b, 1, 0x23, 0, 1][..], &[0x03, 0, 9, b't'], &[0x02, 0]] {
+        let outcome = up(V5, &[own.clone(), publish(V5, 0, "t/q", 0, properties, b"")]);
+        refused_with(&outcome, PROTOCOL_ERROR);
+        assert_eq!(outcome.to_broker, b"", "{properties:?}");
+    }
+}
+
+#[test]
 fn a_token_that_the_device_does_not_take_is_not_sent_and_not_acknowledged_as_one() {
     let outcome = up(V5 | SMALL_DEVICE, &[publish(V5, 2, "s/uat", 3, &[], b"")]);
     assert_eq!(outcome.answers, 0);
